@@ -1,0 +1,140 @@
+"""A pool of Ray actors, with the interface of ``metagen.pool.SerialPool``."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayTaskError
+
+from cluster.actor import Actor
+from metagen.config import RunConfig
+from metagen.errors import UserError
+from metagen.records import Snapshot, WorkItem, WorkResult
+from metagen.tasks.imageset import ImageSet
+
+log = logging.getLogger(__name__)
+
+RETRY_SECONDS = 0.2
+GIVE_UP_SECONDS = 120.0
+
+
+class RayPool:
+    """``workers`` actors, each one thread, each holding at most ``in_flight`` pieces of work.
+
+    An actor that dies is restarted by Ray; what it held is handed to whoever is free. Work is named by
+    its work_id and depends on nothing but its arguments, so doing it again gives the same result.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        images: ImageSet,
+        workers: int,
+        cpus: float = 1.0,
+        gpus: float = 0.0,
+        in_flight: int = 1,
+    ) -> None:
+        self.workers, self.in_flight = workers, in_flight
+        self._snapshot: tuple[int, Any, int] | None = None
+        # One put: actors on a node read the images from the same shared memory.
+        shared = ray.put(images)
+        options = {"num_cpus": cpus, "num_gpus": gpus, "runtime_env": {"env_vars": _environment()}}
+        values = config.model_dump(mode="json")
+        self._actors = [Actor.options(**options).remote(f"actor-{i}", values, shared) for i in range(workers)]
+        try:
+            ray.get([actor.ping.remote() for actor in self._actors])
+        except RayTaskError as error:
+            self.close()
+            raise error.as_instanceof_cause() from None
+        except RayActorError as error:
+            self.close()
+            cause = getattr(error, "cause", None)
+            raise (cause if isinstance(cause, Exception) else error) from None
+
+    def publish(self, snapshot: Snapshot) -> None:
+        """Put ``snapshot`` into the object store once; workers of one node share the copy."""
+        self._snapshot = (snapshot.version, ray.put(snapshot.vector), snapshot.parameters)
+
+    def run(self, items: Sequence[WorkItem]) -> Iterator[WorkResult]:
+        """Hand out ``items``, keep every actor busy, yield results as they come."""
+        if self._snapshot is None:
+            raise RuntimeError("publish a snapshot before running work")
+        waiting = deque(items)
+        free = deque(actor for _ in range(self.in_flight) for actor in self._actors)
+        running: dict[Any, tuple[WorkItem, Any]] = {}
+        resting: list[tuple[float, Any]] = []  # actors that died, and when to try them again
+        last_sign_of_life = time.monotonic()
+        while waiting or running:
+            now = time.monotonic()
+            free.extend(actor for when, actor in resting if when <= now)
+            resting = [(when, actor) for when, actor in resting if when > now]
+            while waiting and free:
+                item, actor = waiting.popleft(), free.popleft()
+                running[actor.run.remote(item, *self._snapshot)] = (item, actor)
+            if not running:
+                time.sleep(RETRY_SECONDS / 4)
+                continue
+            done, _ = ray.wait(list(running), num_returns=1, timeout=1.0)
+            for reference in done:
+                item, actor = running.pop(reference)
+                try:
+                    result: WorkResult = ray.get(reference)
+                except RayActorError as error:
+                    if time.monotonic() - last_sign_of_life > GIVE_UP_SECONDS:
+                        raise UserError(f"no actor came back within {GIVE_UP_SECONDS:.0f} s: {error}") from error
+                    log.warning("an actor is gone, its work (step %d, index %d) goes to another", item.step, item.index)
+                    waiting.appendleft(item)
+                    resting.append((time.monotonic() + RETRY_SECONDS, actor))
+                    continue
+                except RayTaskError as error:  # a bug in the work itself: raise it as if it had happened here
+                    raise error.as_instanceof_cause() from error
+                last_sign_of_life = time.monotonic()
+                free.append(actor)
+                yield result
+
+    def close(self) -> None:
+        """Stop the actors; results still on their way are dropped."""
+        for actor in self._actors:
+            ray.kill(actor)
+        self._actors = []
+
+
+def start_ray(address: str | None, workers: int, cpus: float = 1.0, gpus: float = 0.0) -> None:
+    """Connect to the cluster at ``address``, or start Ray on this machine for ``workers`` actors.
+
+    Raises ``UserError`` if there is no cluster there or fewer cores than the actors ask for.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if address is None:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        if workers * cpus > cores:
+            raise UserError(f"{workers} actors of {cpus:g} cores on {cores}: use --actors {int(cores // cpus)}")
+        ray.init(num_cpus=cores, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        return
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"no Ray cluster answers at {address} ({first}): check 'ray status' there") from None
+    have = ray.cluster_resources()
+    for name, need in (("CPU", workers * cpus), ("GPU", workers * gpus)):
+        if need > have.get(name, 0.0):
+            stop_ray()
+            raise UserError(f"{workers} actors need {need:g} {name}, the cluster has {have.get(name, 0.0):g}")
+
+
+def stop_ray() -> None:
+    """Leave the cluster; a Ray that ``start_ray`` started on this machine ends with it."""
+    ray.shutdown()
+
+
+def _environment() -> dict[str, str]:
+    """What an actor's process must have set before it starts: one compute thread, no telemetry."""
+    return {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}

@@ -1,0 +1,1 @@
+"""The ``metagen`` command: the only package that imports click."""

@@ -1,0 +1,75 @@
+"""TensorBoard: what a run writes for people to look at as it goes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+
+from torch.utils.tensorboard import SummaryWriter
+
+from metagen.evaluate import Bench, Method, choose_classes, generate
+from metagen.learner import MetaState
+from metagen.picture import grid, pixels
+from metagen.records import StepReport, Verdict
+from metagen.work import Parts
+
+CLASSES, SAMPLES = 6, 6
+"""Unseen classes, and images of each, in the grids; from the validation split, so that test stays unread."""
+
+
+class Board:
+    """Writes step reports, policy histograms and image grids; use as a context manager."""
+
+    def __init__(self, folder: Path, parts: Parts, step: int) -> None:
+        self.parts = parts
+        # Steps after the checkpoint that a run resumes from are written again: hide the earlier ones.
+        self.writer = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
+        self.bench = self._bench()
+        steps = parts.config.steps
+        every = parts.config.log.images_every or max(1, steps // 4)
+        self.image_steps = {*range(every, steps + 1, every), steps}
+        self.histogram_every = max(1, steps // 50)
+
+    def __enter__(self) -> Board:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, at: TracebackType | None) -> None:
+        self.writer.close()
+
+    def write(self, report: StepReport, state: MetaState) -> None:
+        """Write one step and, where due, what the policy and the images look like."""
+        add, step = self.writer.add_scalar, report.step
+        add("outer/loss", report.loss, step)
+        add("outer/learning_rate", report.learning_rate, step)
+        add("outer/gradient_norm", report.gradient_norm, step)
+        for name, value in report.metrics.items():
+            if name != "loss":
+                add(f"inner/{name}", value, step)
+        for verdict in Verdict:
+            add(f"results/{verdict}", state.counts.get(verdict, 0), step)
+        for part, seconds in report.seconds.items():
+            add(f"seconds/{part}", seconds, step)
+        add("rate/tasks_per_second", report.tasks / report.seconds["total"], step)
+        if step % self.histogram_every == 0 or step == report.steps:
+            described = self.parts.policy.describe(state.policy, self.parts.problem.network.layout)
+            for name, values in described.items():
+                self.writer.add_histogram(f"policy/{name}", values.numpy().ravel(), step)
+        if step in self.image_steps and self.bench:
+            self._images(state, step)
+
+    def _bench(self) -> Bench | None:
+        """The fixed unseen classes to draw; None if the set has none."""
+        config, images = self.parts.config, self.parts.images
+        split = "valid" if len(images.members("valid", config.episode.shots)) else "test"
+        if not len(images.members(split, config.episode.shots + 5)):
+            return None
+        classes, _ = choose_classes(images, split, config.episode.shots, CLASSES, seed=0)
+        return Bench(images, classes, config.episode.shots, seed=0)
+
+    def _images(self, state: MetaState, step: int) -> None:
+        assert self.bench is not None
+        device = self.parts.problem.network.device
+        method = Method(self.parts.problem, state.mean.to(device), self.parts.policy, state.policy.to(device))
+        episodes = [self.bench.episode(index) for index in self.bench.classes]
+        rows = [(e.class_name, e.support, generate(method, e.support, 0, SAMPLES, 0, e.class_name)) for e in episodes]
+        self.writer.add_image("unseen_classes", pixels(grid(rows)), step)

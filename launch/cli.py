@@ -1,0 +1,72 @@
+"""The ``metagen`` command. Commands are imported when called: ``--help`` loads neither torch nor ray."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import click
+
+from metagen import __version__
+from metagen.errors import UserError
+
+COMMANDS = {
+    "train": ("launch.train:train", "Meta-train a generator from a preset or a config file."),
+    "resume": ("launch.train:resume", "Continue an interrupted run, bit for bit."),
+    "evaluate": ("launch.evaluate:evaluate", "Measure a checkpoint on classes it has never seen."),
+    "adapt": ("launch.adapt:adapt", "Adapt to a handful of your images and make more of them."),
+    "sample": ("launch.adapt:sample", "Draw what a checkpoint makes of classes of its data set."),
+    "tasks": ("launch.tasks:tasks", "List and show the image sets that tasks are drawn from."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group that knows its commands' names and one-line helps without importing them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="metagen")
+def metagen() -> None:
+    """Meta-train image generators: actors adapt, a central learner learns.
+
+    \b
+    Start here:
+      metagen train quickstart          five minutes on two cores
+      metagen evaluate runs/quickstart  how good is it on unseen classes?
+      metagen adapt runs/quickstart my_images/
+    """
+
+
+def main() -> None:
+    """Run the command line; a mistake in the input is one line on stderr and exit code 2."""
+    try:
+        metagen(standalone_mode=False)
+    except click.exceptions.Exit as done:
+        sys.exit(done.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("stopped", err=True)
+        sys.exit(130)
+    except UserError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

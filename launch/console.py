@@ -1,0 +1,92 @@
+"""What a run prints: a live bar on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+
+from rich.console import Console as RichConsole
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from metagen.config import RunConfig
+from metagen.records import StepReport, Verdict
+from metagen.work import Parts
+
+LINES = 20
+"""Lines that a run prints where there is no terminal."""
+
+
+class Console:
+    """Shows a run's progress; use as a context manager."""
+
+    def __init__(self, config: RunConfig, folder: Path, kind: str, workers: int, parts: Parts) -> None:
+        self.config = config
+        self.rich = RichConsole(stderr=False, highlight=False)
+        self.live = self.rich.is_terminal
+        self.loss: float | None = None
+        self.rate: float | None = None
+        self.started = time.monotonic()
+        self._seen = 0
+        who = "in this process" if kind == "serial" else f"{workers} Ray actor{'s' if workers > 1 else ''}"
+        network = parts.problem.network.layout
+        self.line(f"[bold]{config.name}[/] -> {folder}")
+        self.line(
+            f"  data       {parts.images.name}: {len(parts.images.members('train', 1))} training classes, "
+            f"{parts.images.size}x{parts.images.size}; split: {parts.images.split_origin}"
+        )
+        self.line(
+            f"  generator  {config.generator.family}, {network.size:,} parameters in {len(network.layers)} layers, "
+            f"{config.precision} on {config.device}"
+        )
+        phases = ", then ".join(f"{phase.estimator} x {phase.steps}" for phase in config.phases)
+        self.line(f"  learner    {phases}; policy {config.policy.name}; {who}")
+        self.progress = Progress(
+            TextColumn("{task.description:<8}"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TextColumn("loss {task.fields[loss]}  {task.fields[rate]} tasks/s"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(elapsed_when_finished=False),
+            console=self.rich,
+        )
+        self._bar = self.progress.add_task("", total=config.steps, loss="-", rate="-")
+
+    def __enter__(self) -> Console:
+        if self.live:
+            self.progress.start()
+        self.started = time.monotonic()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, at: TracebackType | None) -> None:
+        if self.live:
+            self.progress.stop()
+
+    def line(self, text: str) -> None:
+        """Print one line above the bar."""
+        self.rich.print(text, soft_wrap=True)
+        sys.stdout.flush()
+
+    def write(self, report: StepReport) -> None:
+        """Show one step."""
+        rate = report.tasks / report.seconds["total"]
+        self.loss = report.loss if self.loss is None else 0.95 * self.loss + 0.05 * report.loss
+        self.rate = rate if self.rate is None else 0.9 * self.rate + 0.1 * rate
+        phase = self.config.phases[report.phase].estimator
+        self._seen += 1
+        for verdict, count in report.verdicts.items():
+            if verdict is not Verdict.ACCEPTED and count:
+                self.line(f"step {report.step}: {count} {verdict} result{'s' if count > 1 else ''} not applied")
+        if self.live:
+            self.progress.update(
+                self._bar, completed=report.step, description=phase, loss=f"{self.loss:.4f}", rate=f"{self.rate:.0f}"
+            )
+        elif report.step == report.steps or report.step % max(1, report.steps // LINES) == 0:
+            elapsed = time.monotonic() - self.started
+            left = elapsed / self._seen * (report.steps - report.step)
+            self.line(
+                f"{phase} step {report.step}/{report.steps}  loss {self.loss:.4f}  {self.rate:.1f} tasks/s  "
+                f"{elapsed:.0f} s, {left:.0f} s left"
+            )

@@ -1,0 +1,203 @@
+"""What ``metagen evaluate`` does: methods, table, JSON, picture."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from metagen import __version__, tasks
+from metagen.checkpoint import Checkpoint, load_checkpoint
+from metagen.errors import UserError
+from metagen.evaluate import (
+    STEP_SIZES,
+    Bench,
+    Losses,
+    Method,
+    choose_classes,
+    fine_tuned,
+    generate,
+    method_of,
+    report,
+    tune,
+)
+from metagen.picture import grid
+from metagen.pool import one_thread
+from metagen.tasks.config import DataConfig
+from metagen.tasks.imageset import ImageSet
+
+TUNING_CLASSES, ROWS, SAMPLES = 12, 8, 8
+
+
+@dataclass(frozen=True)
+class Request:
+    """The command line's wishes."""
+
+    checkpoint: Path
+    data: Path | None
+    split: str
+    shots: int | None
+    steps: tuple[int, ...]
+    tasks: int
+    seed: int
+    joint: Path | None
+    json_file: Path | None
+    picture: Path | None
+
+
+def run_evaluation(request: Request) -> None:
+    """Evaluate, print the table, write ``evaluation.json`` and ``samples.png``."""
+    started = time.monotonic()
+    one_thread()
+    saved = load_checkpoint(request.checkpoint)
+    shots = request.shots or saved.config.episode.shots
+    own = tasks.load(saved.config.data)
+    images = own if request.data is None else tasks.load(data_config(saved.config.data, request.data))
+    classes, few = choose_classes(images, request.split, shots, request.tasks, request.seed)
+    for note in images.notes:
+        print(f"note: {note}", file=sys.stderr)
+    if few:
+        print(f"note: {len(few)} classes of split '{request.split}' have too few images: {', '.join(few[:5])}")
+    bench = Bench(images, classes, shots, request.seed)
+    # Tuning reads validation classes of the data the model was trained on: what a user has before the new task.
+    tuning = Bench(own, choose_classes(own, "valid", shots, TUNING_CLASSES, request.seed)[0], shots, request.seed)
+    meta = method_of(saved)
+    starts = {"finetune": meta}
+    joint = _joint(request.joint, saved)
+    if joint is not None:
+        starts["joint"] = method_of(joint)
+    losses, sizes = _measure(bench, tuning, meta, starts, request.steps)
+    picture = request.picture or _home(request.checkpoint) / "samples.png"
+    values: dict[str, Any] = {
+        "metagen": __version__,
+        "checkpoint": str(request.checkpoint),
+        "step": saved.state.step,
+        "data": images.name,
+        "split": request.split,
+        "split_origin": images.split_origin,
+        "shots": shots,
+        "steps": list(request.steps),
+        "seed": request.seed,
+        "classes": [images.classes[index] for index in classes],
+        "too_few_images": few,
+        "step_size_grid": list(STEP_SIZES),
+        "methods": report(bench, losses, request.steps),
+    }
+    for name, chosen in sizes.items():
+        values["methods"][name]["step_size"] = {str(k): size for k, size in chosen.items()}
+    _draw(bench, meta, min(10, max(request.steps)), picture)
+    target = request.json_file or _home(request.checkpoint) / "evaluation.json"
+    _write_json(target, values)
+    _print(values, images, len(classes))
+    print(f"wrote {target} and {picture} in {time.monotonic() - started:.0f} s")
+
+
+def data_config(trained: DataConfig, data: Path) -> DataConfig:
+    """The config of another data set at the size that a model was trained for: a source's name or a path."""
+    values = {"image_size": trained.image_size, "channels": trained.channels}
+    if str(data) in tasks.REGISTRY and not data.exists():
+        return DataConfig.parse({**values, "source": str(data)})
+    if data.is_dir():
+        return DataConfig.parse({**values, "source": "folder", "path": str(data), "polarity": "auto"})
+    if not data.is_file():
+        raise UserError(f"{data}: no such file or folder; give a folder of class folders, an .npz, or a source's name")
+    source = "omniglot" if "omniglot" in data.name else "npz"
+    return DataConfig.parse({**values, "source": source, "path": str(data)})
+
+
+def _measure(
+    bench: Bench, tuning: Bench, meta: Method, starts: dict[str, Method], steps: Sequence[int]
+) -> tuple[dict[str, Losses], dict[str, dict[int, float]]]:
+    losses: dict[str, Losses] = {}
+    sizes: dict[str, dict[int, float]] = {}
+    columns = TextColumn("{task.description:<18}"), BarColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        bar = progress.add_task("")
+
+        def ticking(what: str, total: int) -> None:
+            progress.reset(bar, description=what, total=total)
+
+        def tick() -> None:
+            progress.advance(bar)
+
+        ticking("meta", len(bench.classes))
+        losses["meta"] = bench.losses(meta, steps, tick)
+        for name, start in starts.items():
+            ticking(f"{name}: tuning", len(STEP_SIZES) * len(tuning.classes))
+            sizes[name] = tune(tuning, start, steps, tick)
+            ticking(name, len(set(sizes[name].values())) * len(bench.classes))
+            losses[name] = fine_tuned(bench, start, sizes[name], steps, tick)
+    return losses, sizes
+
+
+def _joint(path: Path | None, saved: Checkpoint) -> Checkpoint | None:
+    """The unconditioned baseline: the one asked for, else the packaged one if it draws images of this form."""
+    if path is not None:
+        return load_checkpoint(path)
+    with resources.as_file(resources.files("launch") / "baselines" / "joint") as packaged:
+        if not packaged.is_dir():
+            return None
+        joint = load_checkpoint(packaged)
+    form = (saved.config.data.source, saved.config.data.image_size, saved.config.data.channels)
+    if (joint.config.data.source, joint.config.data.image_size, joint.config.data.channels) != form:
+        print("note: the packaged joint baseline was trained on other data: give yours with --joint", file=sys.stderr)
+        return None
+    return joint
+
+
+def _draw(bench: Bench, meta: Method, steps: int, target: Path) -> None:
+    """Support beside generated, for classes spread over the test."""
+    spread = bench.classes[:: max(1, len(bench.classes) // ROWS)][:ROWS]
+    rows = []
+    for episode in map(bench.episode, spread):
+        made = generate(meta, episode.support, steps, SAMPLES, bench.seed, episode.class_name)
+        rows.append((episode.class_name, episode.support, made))
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        grid(rows, titles=("shown", f"generated after {steps} steps")).save(target)
+    except OSError as error:
+        raise UserError(f"{target}: cannot be written ({error.strerror}): choose another with --picture") from None
+
+
+def _write_json(target: Path, values: dict[str, Any]) -> None:
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(f".{target.name}.partial")
+        partial.write_text(json.dumps(values, indent=1))
+        partial.replace(target)
+    except OSError as error:
+        raise UserError(f"{target}: cannot be written ({error.strerror}): choose another with --json") from None
+
+
+def _print(values: dict[str, Any], images: ImageSet, classes: int) -> None:
+    console = Console(highlight=False)
+    table = Table(
+        title=f"query loss on {classes} unseen classes of {images.name}, {values['shots']} shots (95% interval)",
+        title_justify="left",
+    )
+    table.add_column("method")
+    for k in values["steps"]:
+        table.add_column(f"{k} steps", justify="right")
+    for name, entry in values["methods"].items():
+        cells = [entry["query_loss"][str(k)] for k in values["steps"]]
+        table.add_row(name, *(f"{c['mean']:.4f} ({c['low']:.4f}-{c['high']:.4f})" for c in cells))
+    for name, entry in values["methods"].items():
+        if "meta_minus_this" in entry:
+            cells = [entry["meta_minus_this"][str(k)] for k in values["steps"]]
+            marks = (f"{c['mean']:+.4f} ({c['low']:+.4f}, {c['high']:+.4f})" for c in cells)
+            table.add_row(f"meta - {name}", *marks, style="dim")
+    console.print(table)
+
+
+def _home(checkpoint: Path) -> Path:
+    """Where results lie by default: the run folder, also when one of its checkpoints was named."""
+    return checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint

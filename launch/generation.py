@@ -1,0 +1,87 @@
+"""What ``metagen adapt`` and ``metagen sample`` do."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+
+from metagen import tasks
+from metagen.checkpoint import load_checkpoint, publishing
+from metagen.errors import UserError
+from metagen.evaluate import Bench, choose_classes, generate, method_of
+from metagen.picture import grid, save_image
+from metagen.pool import one_thread
+from metagen.tasks.config import DataConfig
+from metagen.tasks.episodes import to_float
+
+MOST_SHOWN = 64
+"""More images than this add nothing to the set's mean that is worth the time."""
+
+
+def adapt_to_folder(
+    checkpoint: Path, images_dir: Path, steps: int, samples: int, out: Path | None, seed: int
+) -> None:
+    """Adapt to the images of one class in ``images_dir``; write new ones and ``grid.png`` to ``out``."""
+    started = time.monotonic()
+    one_thread()
+    saved = load_checkpoint(checkpoint)
+    out = out or images_dir.absolute().with_name(images_dir.absolute().name + "-generated")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} exists and is not empty: choose another --out")
+    trained = saved.config.data
+    # The user's paper is white more often than not; the packaged set's is black.
+    polarity = "auto" if trained.source in ("pictograms", "omniglot") else trained.polarity
+    config = DataConfig.parse(
+        {
+            "source": "folder",
+            "path": str(images_dir),
+            "image_size": trained.image_size,
+            "channels": trained.channels,
+            "polarity": polarity,
+        }
+    )
+    shown = tasks.load_class_folder(images_dir, config)
+    for note in shown.notes:
+        print(f"note: {note}", file=sys.stderr)
+    inverted = any("invert" in note for note in shown.notes)
+    support = to_float(shown.images[:MOST_SHOWN])
+    if len(shown.images) > MOST_SHOWN:
+        print(f"note: the first {MOST_SHOWN} of {len(shown.images)} images are used", file=sys.stderr)
+    made = generate(method_of(saved), support, steps, samples, seed, "adapt")
+    if inverted:  # give the images back in the user's own polarity
+        support, made = -support, -made
+    with publishing(out) as folder:
+        for i, image in enumerate(made):
+            save_image(image, folder / f"{i:03d}.png")
+        grid([("", support[:10], made[:10]), *(("", support[:0], made[i : i + 10]) for i in range(10, samples, 10))]).save(
+            folder / "grid.png"
+        )
+    print(f"{samples} new images and grid.png in {out} ({steps} steps, {time.monotonic() - started:.1f} s)")
+
+
+def sample_classes_to_file(
+    checkpoint: Path, split: str, classes: int, samples: int, shots: int | None, steps: int, out: Path, seed: int
+) -> None:
+    """Draw classes of the checkpoint's own data set into one picture."""
+    one_thread()
+    saved = load_checkpoint(checkpoint)
+    images = tasks.load(saved.config.data)
+    shots = shots or saved.config.episode.shots
+    chosen, _ = choose_classes(images, split, shots, classes, seed)
+    bench, method = Bench(images, chosen, shots, seed), method_of(saved)
+    rows = []
+    for episode in map(bench.episode, chosen):
+        rows.append((episode.class_name, episode.support, generate(method, episode.support, steps, samples, seed, episode.class_name)))
+    write_picture(grid(rows), out)
+
+
+def write_picture(picture: object, out: Path) -> None:
+    """Save a picture and say so; raises ``UserError`` if it cannot be written."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(out)  # type: ignore[attr-defined]
+    except (OSError, ValueError) as error:
+        raise UserError(f"{out}: cannot be written ({error}): give a .png with --out") from None
+    print(f"wrote {out}")

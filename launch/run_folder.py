@@ -1,0 +1,48 @@
+"""A run's folder: its config, its checkpoints, its TensorBoard events, its pictures."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+from metagen.config import RunConfig, read_yaml
+from metagen.errors import UserError
+
+CONFIG = "config.yaml"
+
+
+def default_folder(config: RunConfig) -> Path:
+    """``runs/NAME``, or with the time of day if there is one of that name already."""
+    folder = Path("runs") / config.name
+    return folder if not folder.exists() else folder.with_name(f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}")
+
+
+def create(folder: Path, config: RunConfig) -> None:
+    """Make a run folder with its config. Raises ``UserError`` if it holds a run or cannot be written."""
+    check_free(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = folder / f".{CONFIG}.partial"
+        partial.write_text(config.to_yaml())
+        partial.replace(folder / CONFIG)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror}): choose another --run-dir") from None
+
+
+def check_free(folder: Path) -> None:
+    """Raise ``UserError`` unless a new run can be put at ``folder``; nothing is written."""
+    if (folder / CONFIG).exists():
+        raise UserError(f"{folder} already holds a run: continue it with 'metagen resume {folder}' or choose another")
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file: choose another --run-dir")
+    parent = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise UserError(f"{folder}: cannot be written (no permission in {parent}): choose another --run-dir")
+
+
+def read_config(folder: Path) -> RunConfig:
+    """The config of the run in ``folder``; raises ``UserError`` if there is none."""
+    if not (folder / CONFIG).is_file():
+        raise UserError(f"{folder}: not a run folder (no {CONFIG}): give the folder that 'metagen train' wrote")
+    return RunConfig.parse(read_yaml(folder / CONFIG))

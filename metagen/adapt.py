@@ -1,0 +1,79 @@
+"""The inner loop: one function, used by training, by evaluation and by ``metagen adapt`` alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from metagen.flat import FlatNetwork
+from metagen.generators.family import Condition, Family
+from metagen.policies.policy import Policy, Run
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is adapted and how its loss is taken: a family and a network on a device."""
+
+    family: Family
+    network: FlatNetwork
+    draws: int
+    """Noise draws for each support image in an inner step."""
+
+    def gradient(
+        self, parameters: Tensor, condition: Condition, images: Tensor, rng: torch.Generator
+    ) -> tuple[float, Tensor]:
+        """Mean loss of ``images [B, C, H, W]`` and its gradient ``[P]`` at ``parameters [P]``."""
+        self.network.load(parameters)
+        loss = self._losses(condition, images, rng).mean()
+        gradient = self.network.gradient(loss)
+        return float(loss.detach()), gradient
+
+    @torch.no_grad()
+    def loss(self, parameters: Tensor, condition: Condition, images: Tensor, rng: torch.Generator) -> Tensor:
+        """The losses of ``images``, one each ``[B]``, without a gradient."""
+        self.network.load(parameters)
+        return self._losses(condition, images, rng)
+
+    def _losses(self, condition: Condition, images: Tensor, rng: torch.Generator) -> Tensor:
+        device = self.network.device
+        draw = {name: value.to(device) for name, value in self.family.draw(len(images), rng).items()}
+        condition = Condition(condition.support.to(device), condition.members.to(device))
+        return self.family.losses(self.network.module, condition, images.to(device), draw)
+
+
+@dataclass(frozen=True)
+class Step:
+    """The state after an inner step. ``parameters`` is the live vector: copy it to keep it."""
+
+    taken: int
+    """Steps taken so far; 0 is the starting point."""
+    parameters: Tensor
+    support_loss: float
+    """Loss on the support set in this step's draw, before the step; nan at the starting point."""
+
+
+def adapt(
+    problem: Problem,
+    parameters: Tensor,
+    support: Tensor,
+    policy: Policy,
+    run: Run,
+    steps: int,
+    rng: torch.Generator,
+) -> Iterator[Step]:
+    """Adapt ``parameters [P]`` to ``support [K, C, H, W]``; yields the start and then each of ``steps`` steps.
+
+    Each step takes the mean loss over ``K * draws`` noisy copies of the support images, each conditioned on
+    the *other* support images, and hands its gradient to the policy. ``parameters`` is not changed.
+    """
+    phi = parameters.clone()
+    condition = Condition.leave_one_out(support)
+    images = support.repeat_interleave(problem.draws, dim=0)
+    yield Step(0, phi, float("nan"))
+    for step in range(steps):
+        loss, gradient = problem.gradient(phi, condition, images, rng)
+        policy.step(run, phi, gradient, step)
+        yield Step(step + 1, phi, loss)

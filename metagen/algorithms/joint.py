@@ -1,0 +1,47 @@
+"""Joint episodic training: no inner loop, every episode of the item in one batch.
+
+The gradient of the query loss at theta itself, each query image conditioned on its task's support set. It is
+pretraining for the other estimators, and the baseline that meta-learning must beat (Gao & Sener 2020,
+arXiv:2002.07891; Miranda et al. 2023).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from metagen.adapt import Problem
+from metagen.algorithms.estimator import Estimate
+from metagen.generators.family import Condition
+from metagen.policies.policy import Policy
+from metagen.strict import Strict
+from metagen.tasks.episodes import Episode
+
+
+class JointOptions(Strict):
+    pass
+
+
+class Joint:
+    """``grad_theta mean L_Q(theta)``."""
+
+    Options = JointOptions
+
+    def __init__(self, options: JointOptions) -> None:
+        pass
+
+    def estimate(
+        self,
+        problem: Problem,
+        theta: Tensor,
+        policy: Policy,
+        policy_vector: Tensor,
+        episodes: Sequence[Episode],
+        rngs: Sequence[torch.Generator],
+    ) -> Estimate:
+        condition = Condition.of_tasks(torch.stack([episode.support for episode in episodes]))
+        images = torch.cat([episode.query for episode in episodes])
+        loss, gradient = problem.gradient(theta, condition, images, rngs[0])
+        return Estimate(gradient, torch.zeros_like(policy_vector), {"loss": loss, "query_loss/0": loss})

@@ -1,0 +1,196 @@
+"""Checkpoints: a folder with ``state.safetensors`` and ``checkpoint.json``, whole or not there at all.
+
+The JSON is the manifest: config, counters, layout and the hash of the weights. Nothing is ever unpickled.
+A checkpoint is written beside its place, flushed to disk, and renamed into it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from metagen import __version__
+from metagen.config import RunConfig
+from metagen.errors import UserError
+from metagen.flat import Layout
+from metagen.learner import MetaState
+
+FORMAT = 1
+WEIGHTS, MANIFEST = "state.safetensors", "checkpoint.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint folder holds."""
+
+    path: Path
+    config: RunConfig
+    state: MetaState
+    names: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    layers: tuple[str, ...]
+
+    def fits(self, layout: Layout) -> None:
+        """Raise ``UserError`` unless the weights belong to a network of this layout."""
+        if (self.names, self.shapes) == (layout.names, layout.shapes):
+            return
+        mine = dict(zip(self.names, self.shapes, strict=True))
+        theirs = dict(zip(layout.names, layout.shapes, strict=True))
+        name = next(n for n in sorted({*mine, *theirs}) if mine.get(n) != theirs.get(n))
+        raise UserError(
+            f"{self.path}: a checkpoint of another architecture ({name} is {mine.get(name, 'absent')} in it and "
+            f"{theirs.get(name, 'absent')} in the config): use the config it was trained with"
+        )
+
+
+def save_checkpoint(folder: Path, config: RunConfig, layout: Layout, state: MetaState) -> None:
+    """Write ``folder`` atomically, replacing one of that name. Raises ``UserError`` if the disk refuses."""
+    tensors = {
+        "theta": state.theta,
+        "policy": state.policy,
+        "mean": state.mean,
+        **{f"moments.{name}": value for name, value in state.moments.items()},
+        **{f"policy_moments.{name}": value for name, value in state.policy_moments.items()},
+    }
+    weights = save({name: tensor.clone().contiguous() for name, tensor in tensors.items()})
+    manifest = {
+        "format": FORMAT,
+        "metagen": __version__,
+        "torch": str(torch.__version__),
+        "config": config.model_dump(mode="json"),
+        "step": state.step,
+        "version": state.version,
+        "tasks": state.tasks,
+        "applied": [list(pair) for pair in state.applied],
+        "counts": {str(verdict): count for verdict, count in state.counts.items()},
+        "names": layout.names,
+        "shapes": layout.shapes,
+        "layers": layout.layers,
+        "sha256": hashlib.sha256(weights).hexdigest(),
+    }
+    with publishing(folder) as partial:
+        _write(partial / WEIGHTS, weights)
+        _write(partial / MANIFEST, json.dumps(manifest, indent=1).encode())
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint folder, or the newest whole checkpoint of a run folder.
+
+    Raises ``UserError`` for a folder that is neither, a truncated or altered checkpoint, or another format.
+    """
+    folder = _resolve(path)
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+        weights = folder / WEIGHTS
+        if hashlib.sha256(weights.read_bytes()).hexdigest() != manifest["sha256"]:
+            raise UserError(f"{folder}: damaged checkpoint ({WEIGHTS} is not what {MANIFEST} describes): use another")
+        if manifest["format"] != FORMAT:
+            raise UserError(f"{folder}: checkpoint format {manifest['format']}, this metagen reads {FORMAT}: upgrade")
+        tensors = load_file(weights)
+        return Checkpoint(
+            path=folder,
+            config=RunConfig.parse(manifest["config"]),
+            state=_state(manifest, tensors),
+            names=tuple(manifest["names"]),
+            shapes=tuple(tuple(shape) for shape in manifest["shapes"]),
+            layers=tuple(manifest["layers"]),
+        )
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be read ({error.strerror}: {error.filename})") from None
+    except (ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise UserError(f"{folder}: truncated or damaged checkpoint ({error}): use another") from None
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """The checkpoint folders of a run, oldest first; ``final`` is the last if it is there."""
+    steps = sorted((run / "checkpoints").glob("step-*"))
+    final = run / "checkpoints" / "final"
+    return [*(p for p in steps if (p / MANIFEST).is_file()), *([final] if (final / MANIFEST).is_file() else [])]
+
+
+def prune(run: Path, keep: int) -> None:
+    """Delete all but the ``keep`` newest step checkpoints of a run, and what a killed save left behind."""
+    steps = [path for path in checkpoints(run) if path.name != "final"]
+    for path in [*steps[: max(len(steps) - keep, 0)], *(run / "checkpoints").glob(".partial-*")]:
+        shutil.rmtree(path)
+
+
+@contextmanager
+def publishing(folder: Path) -> Iterator[Path]:
+    """A folder to write into that becomes ``folder`` if the block succeeds and vanishes if it does not."""
+    partial = folder.parent / f".partial-{folder.name}-{os.getpid()}"
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        yield partial
+        _flush(partial)
+        if folder.exists():  # a folder cannot be renamed over another: move the old one away first
+            old = folder.parent / f".partial-old-{folder.name}-{os.getpid()}"
+            folder.rename(old)
+            partial.rename(folder)
+            shutil.rmtree(old)
+        else:
+            partial.rename(folder)
+        _flush(folder.parent)
+    except OSError as error:
+        raise UserError(
+            f"{folder}: cannot be written ({error.strerror}): free some space or choose another place"
+        ) from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _resolve(path: Path) -> Path:
+    if (path / MANIFEST).is_file():
+        return path
+    if found := checkpoints(path):
+        return found[-1]
+    if not path.exists():
+        raise UserError(f"{path}: no such folder; give a run folder or a checkpoint folder")
+    raise UserError(f"{path}: no checkpoint in it; give a run folder or a checkpoint folder")
+
+
+def _state(manifest: dict[str, Any], tensors: dict[str, Tensor]) -> MetaState:
+    def group(prefix: str) -> dict[str, Tensor]:
+        return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+
+    return MetaState(
+        theta=tensors["theta"],
+        policy=tensors["policy"],
+        mean=tensors["mean"],
+        moments=group("moments."),
+        policy_moments=group("policy_moments."),
+        step=manifest["step"],
+        version=manifest["version"],
+        applied=tuple((int(version), str(work_id)) for version, work_id in manifest["applied"]),
+        counts=dict(manifest["counts"]),
+        tasks=manifest["tasks"],
+    )
+
+
+def _write(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _flush(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,205 @@
+"""The config of a run: frozen, complete, strict. What is not in here does not change a result."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, field_validator, model_validator
+
+from metagen import algorithms, generators, policies
+from metagen.errors import UserError
+from metagen.generators import ArchitectureConfig
+from metagen.outer import OuterConfig
+from metagen.registry import find, options_of
+from metagen.strict import Strict
+from metagen.tasks.config import DataConfig
+
+
+class GeneratorConfig(Strict):
+    """``h``: which family, which structure."""
+
+    family: str = "flow"
+    architecture: ArchitectureConfig = ArchitectureConfig()
+    options: dict[str, Any] = {}
+
+
+class PolicyConfig(Strict):
+    """``g``: which optimisation strategy the inner loop follows."""
+
+    name: str = "learned-steps"
+    options: dict[str, Any] = {}
+
+
+class EpisodeConfig(Strict):
+    """One task: how many images are shown, how many are asked for."""
+
+    shots: int = Field(5, ge=1, le=1000)
+    queries: int = Field(10, ge=1, le=1000)
+    draws: int = Field(4, ge=1, le=1000)
+    """Noise draws for each support image in an inner step."""
+
+
+class PhaseConfig(Strict):
+    """A stretch of outer steps with one estimator and one outer optimiser."""
+
+    estimator: str = "joint"
+    options: dict[str, Any] = {}
+    steps: int = Field(1000, ge=1)
+    items: int = Field(2, ge=1)
+    """Pieces of work an outer step; at least as many as actors keeps all of them busy."""
+    tasks: int = Field(16, ge=1)
+    """Episodes a piece of work."""
+    shift: float = Field(0.0, ge=0, le=1)
+    """Share of episodes whose images are altered as one (inverted strokes, blur, scale...) to act as another
+    data set: what an optimisation policy must meet in training to be of use under a shift."""
+    outer: OuterConfig = OuterConfig()
+
+
+class PoolConfig(Strict):
+    """Who does the work, unless the command line says otherwise. Changes no result."""
+
+    kind: Literal["ray", "serial"] = "ray"
+    actors: int | None = Field(None, ge=1)
+    """Actors; None for one a core."""
+    cpus: float = Field(1.0, ge=0)
+    gpus: float = Field(0.0, ge=0)
+    """Share of a GPU that an actor takes, such as 0.25 for four actors on one."""
+    address: str | None = None
+
+
+class LogConfig(Strict):
+    """How often a run reports and saves. Changes no result."""
+
+    images_every: int = Field(0, ge=0)
+    """Outer steps between image grids in TensorBoard; 0 for four over the run."""
+    checkpoint_every: int = Field(200, ge=1)
+    keep: int = Field(2, ge=1)
+    """Newest checkpoints kept beside the final one."""
+
+
+class RunConfig(Strict):
+    """Everything that defines a run."""
+
+    name: str = "run"
+    seed: int = Field(0, ge=0)
+    data: DataConfig = DataConfig()
+    episode: EpisodeConfig = EpisodeConfig()
+    generator: GeneratorConfig = GeneratorConfig()
+    policy: PolicyConfig = PolicyConfig()
+    phases: tuple[PhaseConfig, ...] = (PhaseConfig(),)
+    ema: float = Field(0.0, ge=0, lt=1)
+    """Decay of the running mean of theta that evaluation uses; 0 evaluates theta itself."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """Dtype of the network's passes; auto measures both on the device and takes the faster."""
+    device: str = "cpu"
+    max_staleness: int = Field(0, ge=0)
+    pool: PoolConfig = PoolConfig()
+    log: LogConfig = LogConfig()
+
+    @field_validator("device")
+    @classmethod
+    def _device(cls, device: str) -> str:
+        kind, _, index = device.partition(":")
+        if kind not in ("cpu", "cuda", "mps") or (index and not index.isdigit()):
+            raise ValueError(f"'{device}' is not a device: use cpu, cuda or cuda:0")
+        return device
+
+    @model_validator(mode="after")
+    def _parts_exist(self) -> RunConfig:
+        """Every name is known and every part takes its options, before any process starts."""
+        if not self.phases:
+            raise ValueError("phases: at least one is needed")
+        try:
+            self.generator.architecture.check_image_size(self.data.image_size)
+            options_of("family", find("family", self.generator.family, generators.REGISTRY), self.generator.options)
+            options_of("policy", find("policy", self.policy.name, policies.REGISTRY), self.policy.options)
+            for phase in self.phases:
+                estimator = find("estimator", phase.estimator, algorithms.REGISTRY)
+                options_of(f"estimator {phase.estimator}", estimator, phase.options)
+        except UserError as error:
+            raise ValueError(str(error)) from None
+        return self
+
+    @property
+    def steps(self) -> int:
+        """Outer steps of the whole run."""
+        return sum(phase.steps for phase in self.phases)
+
+    def phase_at(self, step: int) -> tuple[int, int]:
+        """The phase that outer ``step`` (from 0) belongs to, and the step within it."""
+        for number, phase in enumerate(self.phases):
+            if step < phase.steps:
+                return number, step
+            step -= phase.steps
+        raise IndexError(f"step beyond the run's {self.steps}")
+
+    def with_steps(self, steps: int) -> RunConfig:
+        """The same run in ``steps`` outer steps: every phase is scaled and keeps at least one step."""
+        if steps < len(self.phases):
+            raise UserError(f"steps: {steps} is too few for {len(self.phases)} phases: give at least {len(self.phases)}")
+        counts = [max(1, int(phase.steps * steps / self.steps)) for phase in self.phases]
+        largest = counts.index(max(counts))
+        counts[largest] += steps - sum(counts)
+        phases = []
+        for phase, count in zip(self.phases, counts, strict=True):
+            outer = phase.outer.model_copy(update={"warmup": min(phase.outer.warmup, count // 10)})
+            phases.append(phase.model_copy(update={"steps": count, "outer": outer}))
+        return self.model_copy(update={"phases": tuple(phases)})
+
+    @property
+    def identity(self) -> str:
+        """A short hash of all that changes a result; part of every work_id."""
+        values = self.model_dump(mode="json", exclude={"name", "log", "pool"})
+        return hashlib.blake2b(json.dumps(values, sort_keys=True).encode(), digest_size=6).hexdigest()
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file; raises ``UserError`` naming the line where it cannot be read."""
+    try:
+        values = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: expected keys and values, such as 'seed: 0'")
+    return values
+
+
+def override(values: Mapping[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
+    """``values`` with ``key.path=value`` assignments; a value is read as YAML, an integer key indexes a list."""
+    result: dict[str, Any] = json.loads(json.dumps(values))
+    for assignment in assignments:
+        path, equals, text = assignment.partition("=")
+        if not equals or not path:
+            raise UserError(f"--set {assignment}: write key=value, such as --set seed=1")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise UserError(f"--set {assignment}: the value is not valid YAML") from None
+        keys = path.split(".")
+        node: Any = result
+        for i, key in enumerate(keys):
+            last = i + 1 == len(keys)
+            if isinstance(node, list):
+                if not key.isdigit() or int(key) >= len(node):
+                    raise UserError(f"--set {assignment}: '{key}' is not an index below {len(node)}")
+                if last:
+                    node[int(key)] = value
+                node = node[int(key)]
+            elif isinstance(node, dict):
+                if last:
+                    node[key] = value
+                else:
+                    node = node.setdefault(key, {})
+            else:
+                raise UserError(f"--set {assignment}: '{'.'.join(keys[:i])}' has no keys of its own")
+    return result

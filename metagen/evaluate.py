@@ -1,0 +1,157 @@
+"""Meta-test: how well a checkpoint does on classes it has never seen, against what it must beat.
+
+Every method sees the same episodes and the same frozen bank of noise, so differences are paired. Intervals
+are 95% bootstrap intervals over classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from metagen.adapt import Problem, adapt
+from metagen.checkpoint import Checkpoint
+from metagen.errors import UserError
+from metagen.generators import Condition
+from metagen.policies import Policy, Run
+from metagen.policies.fixed import Fixed, FixedOptions
+from metagen.seeding import numpy_generator, torch_generator
+from metagen.tasks.episodes import Episode, sample_episode
+from metagen.tasks.imageset import ImageSet
+from metagen.work import build_policy, build_problem
+
+STEP_SIZES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3)
+"""The grid that fine-tuning's step size is tuned over, on validation classes, for each number of steps."""
+MAX_QUERIES, MIN_QUERIES, DRAWS, RESAMPLES = 15, 5, 3, 2000
+
+Losses = NDArray[np.float64]
+"""Mean query loss, ``[classes, len(steps)]``."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """A starting point and a way to adapt from it."""
+
+    problem: Problem
+    theta: Tensor
+    policy: Policy
+    vector: Tensor
+
+    def adapted(self, support: Tensor, steps: Sequence[int], rng: torch.Generator) -> Iterator[tuple[int, Tensor]]:
+        """``(k, parameters [P])`` at each of the step counts ``steps``, on the way to the largest."""
+        run = Run(self.vector, self.problem.network.layers)
+        for step in adapt(self.problem, self.theta, support, self.policy, run, max(steps), rng):
+            if step.taken in steps:
+                yield step.taken, step.parameters
+
+    def with_adam(self, step_size: float) -> Method:
+        """The same starting point, fine-tuned by Adam at one step size."""
+        return Method(self.problem, self.theta, Fixed(FixedOptions(rule="adam", step_size=step_size)), torch.zeros(0))
+
+
+def method_of(checkpoint: Checkpoint) -> Method:
+    """The meta-trained method that a checkpoint holds; raises ``UserError`` if its weights do not fit."""
+    problem = build_problem(checkpoint.config)
+    checkpoint.fits(problem.network.layout)
+    device = problem.network.device
+    policy, state = build_policy(checkpoint.config), checkpoint.state
+    return Method(problem, state.mean.to(device), policy, state.policy.to(device))
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The frozen test: which classes, which images, which noise."""
+
+    images: ImageSet
+    classes: tuple[int, ...]
+    shots: int
+    seed: int
+
+    def episode(self, index: int) -> Episode:
+        """The episode of class ``index``: the same whoever asks."""
+        name = self.images.classes[index]
+        queries = min(MAX_QUERIES, len(self.images.class_images(index)) - self.shots)
+        return sample_episode(self.images, index, self.shots, queries, torch_generator(self.seed, "test", name))
+
+    def losses(self, method: Method, steps: Sequence[int], tick: Callable[[], None]) -> Losses:
+        """Query losses of ``method`` after each of ``steps``: ``[classes, len(steps)]``."""
+        out = np.zeros((len(self.classes), len(steps)))
+        for row, index in enumerate(self.classes):
+            episode = self.episode(index)
+            name = self.images.classes[index]
+            query, condition = episode.query.repeat_interleave(DRAWS, dim=0), Condition.of_tasks(episode.support[None])
+            rng = torch_generator(self.seed, "adaptation", name)
+            for k, parameters in method.adapted(episode.support, steps, rng):
+                bank = torch_generator(self.seed, "bank", name)
+                out[row, list(steps).index(k)] = float(method.problem.loss(parameters, condition, query, bank).mean())
+            tick()
+        return out
+
+
+def choose_classes(images: ImageSet, split: str, shots: int, tasks: int, seed: int) -> tuple[tuple[int, ...], list[str]]:
+    """``tasks`` classes of ``split`` with enough images, by seed, and the names of those left out for too few.
+
+    Raises ``UserError`` if the split has none.
+    """
+    members = images.members(split, shots + MIN_QUERIES)
+    if not len(members):
+        raise UserError(
+            f"{images.name}: no class in split '{split}' has {shots + MIN_QUERIES} images ({shots} shots and "
+            f"{MIN_QUERIES} to test on): use another --split, fewer --shots or more images"
+        )
+    chosen = numpy_generator(seed, "test classes").permutation(members)[:tasks]
+    return tuple(sorted(int(index) for index in chosen)), images.too_few(split, shots + MIN_QUERIES)
+
+
+def tune(bench: Bench, method: Method, steps: Sequence[int], tick: Callable[[], None]) -> dict[int, float]:
+    """Adam's best step size of the grid for each number of steps, on the classes of ``bench``."""
+    table = np.stack([bench.losses(method.with_adam(size), steps, tick).mean(0) for size in STEP_SIZES])
+    return {k: STEP_SIZES[int(table[:, i].argmin())] for i, k in enumerate(steps)}
+
+
+def fine_tuned(
+    bench: Bench, method: Method, sizes: Mapping[int, float], steps: Sequence[int], tick: Callable[[], None]
+) -> Losses:
+    """Losses of Adam at the step size tuned for each number of steps."""
+    runs = {size: bench.losses(method.with_adam(size), steps, tick) for size in sorted({sizes[k] for k in steps})}
+    return np.stack([runs[sizes[k]][:, i] for i, k in enumerate(steps)], axis=1)
+
+
+def interval(values: Losses, seed: int = 0) -> dict[str, float]:
+    """Mean of ``values [classes]`` and its 95% bootstrap interval."""
+    rng = numpy_generator(seed, "bootstrap")
+    means = values[rng.integers(len(values), size=(RESAMPLES, len(values)))].mean(1)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return {"mean": float(values.mean()), "low": float(low), "high": float(high)}
+
+
+def report(bench: Bench, losses: Mapping[str, Losses], steps: Sequence[int]) -> dict[str, dict[str, object]]:
+    """``method -> query_loss -> step -> mean, low, high, per_class``, and differences to ``meta`` paired by class."""
+    names = [bench.images.classes[index] for index in bench.classes]
+    out: dict[str, dict[str, object]] = {}
+    for method, table in losses.items():
+        entry: dict[str, object] = {
+            "query_loss": {
+                str(k): {**interval(table[:, i]), "per_class": dict(zip(names, table[:, i].tolist(), strict=True))}
+                for i, k in enumerate(steps)
+            }
+        }
+        if method != "meta" and "meta" in losses:
+            entry["meta_minus_this"] = {str(k): interval((losses["meta"] - table)[:, i]) for i, k in enumerate(steps)}
+        out[method] = entry
+    return out
+
+
+def generate(method: Method, support: Tensor, steps: int, count: int, seed: int, name: str) -> Tensor:
+    """``count`` new images ``[count, C, H, W]`` after adapting to ``support [K, C, H, W]`` for ``steps``."""
+    rng = torch_generator(seed, "generate", name)
+    [(_, parameters)] = method.adapted(support, [steps], rng)
+    network = method.problem.network
+    network.load(parameters)
+    condition = Condition.of_tasks(support[None].to(network.device))
+    return method.problem.family.sample(network.module, condition, count, rng)[0].cpu()

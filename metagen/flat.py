@@ -1,0 +1,129 @@
+"""A network's parameters as one flat vector: how they travel, how they are stepped, how they are saved.
+
+One vector means one message to an actor, one fused operation an update rule, one memory-mapped array a
+checkpoint. The module's own parameters are views of a second flat vector in the compute dtype, so that
+loading new parameters is one copy and reading the gradient is another, whatever the number of layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where each parameter lies in the flat vector, and which layer (module) it belongs to."""
+
+    names: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    offsets: tuple[int, ...]
+    layers: tuple[str, ...]
+    """Layers in order: a module's weight and bias are one layer."""
+    layer_sizes: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        return sum(self.layer_sizes)
+
+    def view(self, flat: Tensor, index: int) -> Tensor:
+        """Parameter ``index`` of ``flat [P]`` in its own shape, sharing memory.
+
+        Convolution kernels lie channels-last in the vector (``[O, kh, kw, I]``), the order the CPU's and
+        GPU's bf16 kernels read.
+        """
+        shape, start = self.shapes[index], self.offsets[index]
+        size = torch.Size(shape).numel()
+        part = flat[start : start + size]
+        if len(shape) == 4:
+            out, inputs, height, width = shape
+            return part.view(out, height, width, inputs).permute(0, 3, 1, 2)
+        return part.view(shape)
+
+    def unflatten(self, flat: Tensor) -> dict[str, Tensor]:
+        """All parameters by name, as views of ``flat [P]``."""
+        return {name: self.view(flat, i) for i, name in enumerate(self.names)}
+
+    def flatten(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        """The inverse of ``unflatten``: a new float32 vector ``[P]``."""
+        flat = torch.empty(self.size)
+        for i, name in enumerate(self.names):
+            self.view(flat, i).copy_(tensors[name].detach())
+        return flat
+
+    def matrices(self) -> list[tuple[int, int, int]]:
+        """``(start, rows, columns)`` of every parameter of two or more dimensions, rows being outputs."""
+        return [
+            (start, shape[0], torch.Size(shape[1:]).numel())
+            for start, shape in zip(self.offsets, self.shapes, strict=True)
+            if len(shape) >= 2
+        ]
+
+
+def layout_of(module: nn.Module) -> Layout:
+    """The layout of a module's parameters in their own order."""
+    names, shapes, offsets, start = [], [], [], 0
+    layers: dict[str, int] = {}
+    for name, parameter in module.named_parameters():
+        names.append(name)
+        shapes.append(tuple(parameter.shape))
+        offsets.append(start)
+        start += parameter.numel()
+        layer = name.rpartition(".")[0] or name
+        layers[layer] = layers.get(layer, 0) + parameter.numel()
+    return Layout(tuple(names), tuple(shapes), tuple(offsets), tuple(layers), tuple(layers.values()))
+
+
+class Layers:
+    """The layers of a flat vector on a device: sums over each, and values spread over each."""
+
+    def __init__(self, layout: Layout, device: torch.device) -> None:
+        self.count = len(layout.layers)
+        self.sizes = list(layout.layer_sizes)
+        self._lengths = torch.tensor(self.sizes, device=device)
+        self._of = torch.repeat_interleave(torch.arange(self.count, device=device), self._lengths)
+
+    def dot(self, a: Tensor, b: Tensor) -> Tensor:
+        """Inner product of ``a [P]`` and ``b [P]`` within each layer: ``[L]``."""
+        if a.device.type == "cpu":  # five times faster here than a segmented sum
+            pairs = zip(a.split(self.sizes), b.split(self.sizes), strict=True)
+            return torch.stack([torch.dot(x, y) for x, y in pairs])
+        return torch.segment_reduce(a * b, "sum", lengths=self._lengths)
+
+    def spread(self, values: Tensor) -> Tensor:
+        """One value a layer ``[L]`` to one a parameter ``[P]``."""
+        return values.index_select(0, self._of)
+
+
+class FlatNetwork:
+    """A module whose parameters are views of one vector in the compute dtype.
+
+    ``load`` takes float32 master parameters ``[P]``; ``gradient`` gives float32 gradients ``[P]``.
+    """
+
+    def __init__(self, module: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+        self.layout = layout_of(module)
+        self.initial = self.layout.flatten(dict(module.named_parameters()))
+        """The parameters that the module was built with, float32 ``[P]`` on the CPU."""
+        self.device, self.dtype = device, dtype
+        self.module = module.to(device)
+        self._compute = torch.zeros(self.layout.size, device=device, dtype=dtype)
+        self._gradient = torch.zeros_like(self._compute)
+        for i, parameter in enumerate(module.parameters()):
+            parameter.data = self.layout.view(self._compute, i)
+            parameter.grad = self.layout.view(self._gradient, i)
+        self.layers = Layers(self.layout, device)
+        self.load(self.initial.to(device))
+
+    def load(self, parameters: Tensor) -> None:
+        """Copy master parameters ``[P]`` in, rounding to the compute dtype."""
+        self._compute.copy_(parameters)
+
+    def gradient(self, loss: Tensor) -> Tensor:
+        """``d loss / d parameters``, float32 ``[P]``, of a loss computed with this module."""
+        self._gradient.zero_()
+        loss.backward()  # type: ignore[no-untyped-call]
+        return self._gradient.float() if self.dtype != torch.float32 else self._gradient.clone()

@@ -1,0 +1,13 @@
+"""``h``: generator families, one a file, by the name a config uses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from metagen.generators.architecture import ArchitectureConfig
+from metagen.generators.family import Condition, Draw, Family
+from metagen.generators.flow import Flow
+
+REGISTRY: dict[str, Any] = {"flow": Flow}
+
+__all__ = ["REGISTRY", "ArchitectureConfig", "Condition", "Draw", "Family"]

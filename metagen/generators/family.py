@@ -1,0 +1,65 @@
+"""What every generator family is: a network, a loss with its noise drawn from a seed, and a sampler."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+Draw = dict[str, Tensor]
+"""The random numbers of ``B`` losses, each ``[B, ...]``: the same draw gives the same loss."""
+
+
+@dataclass(frozen=True)
+class Condition:
+    """Which support images each group of images is conditioned on.
+
+    ``support [N, C, H, W]`` holds every support image once; ``members [T, N]`` says with 0 and 1 which of
+    them group ``t`` sees. A batch of ``B`` images is ``T`` equal groups in order.
+    """
+
+    support: Tensor
+    members: Tensor
+
+    @staticmethod
+    def of_tasks(support: Tensor) -> Condition:
+        """Each of ``T`` tasks sees its own ``K`` images: ``support [T, K, C, H, W]``."""
+        T, K = support.shape[:2]
+        members = torch.eye(T, device=support.device).repeat_interleave(K, dim=1)
+        return Condition(support.flatten(0, 1), members)
+
+    @staticmethod
+    def leave_one_out(support: Tensor) -> Condition:
+        """``K`` groups, group ``k`` seeing all of ``support [K, C, H, W]`` but image ``k``.
+
+        So that the inner loop practises what the query asks: to draw an image of the class that is not among
+        those shown. One image alone has nothing else to see but itself.
+        """
+        K = support.shape[0]
+        members = 1.0 - torch.eye(K, device=support.device) if K > 1 else torch.ones(1, 1, device=support.device)
+        return Condition(support, members)
+
+
+class Family(Protocol):
+    """One generator family. It holds no parameters: they are those of the network it builds."""
+
+    channels: int
+    image_size: int
+
+    def build(self) -> nn.Module:
+        """A new network, initialised from torch's generator as it stands."""
+        ...
+
+    def draw(self, count: int, rng: torch.Generator) -> Draw:
+        """The random numbers of ``count`` losses, on the CPU."""
+        ...
+
+    def losses(self, network: nn.Module, condition: Condition, images: Tensor, draw: Draw) -> Tensor:
+        """One loss an image: ``images [B, C, H, W]`` in [-1, 1] and a draw of ``B`` give float32 ``[B]``."""
+        ...
+
+    def sample(self, network: nn.Module, condition: Condition, count: int, rng: torch.Generator) -> Tensor:
+        """``count`` new images for each group: ``[T, count, C, H, W]`` in [-1, 1]."""
+        ...

@@ -1,0 +1,105 @@
+"""The outer loop's optimisers: how the learner applies a meta-gradient. State in, state out.
+
+All of them work on flat vectors; their moments are vectors too, so a checkpoint holds everything.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from metagen.flat import Layout
+from metagen.strict import Strict
+
+Moments = dict[str, Tensor]
+
+
+class OuterConfig(Strict):
+    """One outer optimiser with its schedule, over the steps of one phase."""
+
+    optimizer: Literal["adam", "muon", "sgd", "nesterov"] = "muon"
+    learning_rate: float = Field(0.02, gt=0)
+    adam_ratio: float = Field(0.15, gt=0)
+    """With muon: learning rate of what is not a matrix (biases, norms), which Adam steps, as a share."""
+    momentum: float = Field(0.9, ge=0, lt=1)
+    beta2: float = Field(0.99, ge=0, lt=1)
+    clip: float = Field(1.0, gt=0)
+    """Largest norm of the meta-gradient; a longer one is scaled down to it."""
+    warmup: int = Field(50, ge=0)
+    """Steps over which the learning rate rises from 0."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    policy_learning_rate: float = Field(0.05, gt=0)
+    """Adam's step for the policy's parameters, with the same schedule."""
+    freeze_generator: bool = False
+    """Learn the policy alone: theta stays as it is."""
+
+    def rate(self, step: int, steps: int) -> float:
+        """Share of the learning rates at ``step`` (from 0) of ``steps``."""
+        warm = min(1.0, (step + 1) / (self.warmup + 1))
+        done = step / steps
+        decay = {"cosine": 0.5 * (1 + math.cos(math.pi * done)), "linear": 1 - done, "constant": 1.0}[self.schedule]
+        return warm * decay
+
+
+def direction(config: OuterConfig, layout: Layout, gradient: Tensor, moments: Moments) -> tuple[Tensor, Moments]:
+    """The direction ``[P]`` to step against, and the moments after it."""
+    if config.optimizer == "sgd":
+        return gradient, moments
+    if config.optimizer == "nesterov":
+        momentum = moments["first"] * config.momentum + gradient
+        return gradient + config.momentum * momentum, {**moments, "first": momentum}
+    adam_direction, moments = adam(gradient, moments, config.momentum, config.beta2)
+    if config.optimizer == "adam":
+        return adam_direction, moments
+    lookahead = torch.lerp(gradient, moments["first"], config.momentum)
+    combined = adam_direction.mul_(config.adam_ratio)
+    for start, rows, columns in layout.matrices():
+        part = slice(start, start + rows * columns)
+        # Rows are outputs: a step of spectral norm sqrt(rows / columns) changes activations by as much in
+        # every layer (Bernstein & Newhouse 2024, arXiv:2409.20325).
+        scale = max(1.0, rows / columns) ** 0.5
+        combined[part] = scale * orthogonalise(lookahead[part].view(rows, columns)).flatten()
+    return combined, moments
+
+
+def adam(gradient: Tensor, moments: Moments, beta1: float, beta2: float) -> tuple[Tensor, Moments]:
+    """Adam's direction and its moments (Kingma & Ba 2015, algorithm 1)."""
+    count = moments["count"] + 1
+    first = torch.lerp(moments["first"], gradient, 1 - beta1)
+    second = torch.lerp(moments["second"], gradient.square(), 1 - beta2)
+    steps = float(count)
+    root = (second / (1 - beta2**steps)).sqrt_().add_(1e-8)
+    return (first / (1 - beta1**steps)).div_(root), {"first": first, "second": second, "count": count}
+
+
+def no_moments(size: int) -> Moments:
+    """The moments before the first step, for parameters ``[size]``."""
+    return {"first": torch.zeros(size), "second": torch.zeros(size), "count": torch.zeros(())}
+
+
+def orthogonalise(matrix: Tensor, iterations: int = 5) -> Tensor:
+    """The nearest orthogonal matrix, roughly: ``U V^T`` of ``matrix = U S V^T``, singular values near 1.
+
+    Muon's quintic Newton-Schulz iteration ``X <- (a + b X X^T + c (X X^T)^2) X`` (Jordan et al. 2024,
+    https://kellerjordan.github.io/posts/muon/). Each iteration multiplies X by a polynomial ``q`` of its Gram
+    matrix from the left, so only the small Gram matrix and the product of the ``q`` are iterated; X itself is
+    read twice.
+    """
+    a, b, c = 3.4445, -4.7750, 2.0315
+    tall = matrix.shape[0] > matrix.shape[1]
+    x = matrix.T if tall else matrix
+    x = x / (x.norm() + 1e-7)
+    gram, product = x @ x.T, None
+    for iteration in range(iterations):
+        q = torch.addmm(gram, gram, gram, beta=b, alpha=c)
+        q.diagonal().add_(a)
+        product = q if product is None else q @ product
+        if iteration + 1 < iterations:
+            gram = q @ gram @ q
+    assert product is not None
+    x = product @ x
+    return x.T if tall else x

@@ -1,0 +1,68 @@
+"""Grids of images as pictures: what was shown on the left, what was generated on the right."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from metagen.tasks.episodes import to_uint8
+
+GAP, MARGIN, PAPER, TEXT = 2, 10, (255, 255, 255), (40, 40, 40)
+ACCENT = (214, 232, 250)
+
+
+def grid(
+    rows: Sequence[tuple[str, Tensor, Tensor]],
+    titles: tuple[str, str] = ("shown", "generated"),
+    scale: int = 0,
+) -> Image.Image:
+    """A picture with one row a class: ``(name, shown [K, C, H, W], generated [N, C, H, W])`` in [-1, 1].
+
+    ``scale`` enlarges each pixel; 0 chooses so that an image is about 64 pixels wide.
+    """
+    size = rows[0][1].shape[-1]
+    scale = scale or max(1, 64 // size)
+    cell = size * scale + GAP
+    font = ImageFont.load_default(13)
+    label = max(int(font.getlength(name)) for name, _, _ in rows) + MARGIN if any(r[0] for r in rows) else 0
+    shown, made = max(len(r[1]) for r in rows), max(len(r[2]) for r in rows)
+    left = MARGIN + label
+    right = left + shown * cell + 2 * MARGIN
+    width, height = right + made * cell + MARGIN, 2 * MARGIN + 18 + len(rows) * cell
+    canvas = Image.new("RGB", (width, height), PAPER)
+    draw = ImageDraw.Draw(canvas)
+    top = MARGIN + 18
+    draw.rectangle((left - GAP, top - GAP, left + shown * cell - 1, top + len(rows) * cell - 1), fill=ACCENT)
+    for x, title in ((left, titles[0]), (right, titles[1])):
+        draw.text((x, MARGIN - 2), title, fill=TEXT, font=font)
+    for i, (name, support, generated) in enumerate(rows):
+        y = top + i * cell
+        draw.text((MARGIN, y + cell / 2 - 8), name, fill=TEXT, font=font)
+        for x, images in ((left, support), (right, generated)):
+            for j, image in enumerate(to_uint8(images)):
+                canvas.paste(_enlarged(image, scale), (x + j * cell, y))
+    return canvas
+
+
+def contact_sheet(rows: Sequence[tuple[str, Tensor]], scale: int = 0) -> Image.Image:
+    """A picture with one row a class: ``(name, images [N, C, H, W])``."""
+    return grid([(name, images, images[:0]) for name, images in rows], titles=("", ""), scale=scale)
+
+
+def pixels(image: Image.Image) -> np.ndarray:
+    """``[3, H, W]`` uint8, the form TensorBoard takes."""
+    return np.asarray(image).transpose(2, 0, 1)
+
+
+def save_image(image: Tensor, path: Path) -> None:
+    """One image ``[C, H, W]`` in [-1, 1] as a file at its own size."""
+    _enlarged(to_uint8(image[None])[0], 1).save(path)
+
+
+def _enlarged(image: np.ndarray, scale: int) -> Image.Image:
+    picture = Image.fromarray(image[0], "L") if len(image) == 1 else Image.fromarray(image.transpose(1, 2, 0), "RGB")
+    return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)

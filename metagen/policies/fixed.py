@@ -1,0 +1,41 @@
+"""A fixed rule with one step size for everything: the baseline of every learned policy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from metagen.flat import Layout
+from metagen.policies.policy import Run
+from metagen.policies.rules import RULES
+from metagen.strict import Strict
+
+
+class FixedOptions(Strict):
+    rule: str = "adam"
+    step_size: float = Field(3e-5, gt=0)
+
+
+class Fixed:
+    """``parameters -= step_size * rule(gradient)``."""
+
+    Options = FixedOptions
+
+    def __init__(self, options: FixedOptions) -> None:
+        self.rule = RULES[options.rule]()
+        self.step_size = options.step_size
+
+    def initial(self, layout: Layout) -> Tensor:
+        return torch.zeros(0)
+
+    def step(self, run: Run, parameters: Tensor, gradient: Tensor, step: int) -> None:
+        parameters.sub_(self.rule(run.state, gradient, step), alpha=self.step_size)
+
+    def hypergradient(self, run: Run, query: Sequence[tuple[int, Tensor]]) -> Tensor:
+        return torch.zeros_like(run.vector)
+
+    def describe(self, vector: Tensor, layout: Layout) -> dict[str, Tensor]:
+        return {}

@@ -1,0 +1,52 @@
+"""``g``: the optimisation strategy. What every policy is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from torch import Tensor
+
+from metagen.flat import Layers, Layout
+from metagen.policies.rules import State
+
+
+@dataclass
+class Run:
+    """What a policy carries through one adaptation: rule state, and a trace for learning from it."""
+
+    vector: Tensor
+    """The policy's own parameters ``[G]``."""
+    layers: Layers
+    """The layers of the generator's parameters ``[P]``."""
+    traced: bool = False
+    state: State = field(default_factory=dict)
+    directions: list[Tensor] = field(default_factory=list)
+    """Directions ``[P]`` of the steps taken, if traced."""
+    log_sizes: list[Tensor] = field(default_factory=list)
+    """Log step sizes ``[L]`` of the steps taken, differentiable in ``vector``, if traced."""
+
+
+class Policy(Protocol):
+    """An optimisation strategy: a rule, step sizes, and how they are learned."""
+
+    def initial(self, layout: Layout) -> Tensor:
+        """The policy's parameters ``[G]`` at the start of training; empty for one that does not learn."""
+        ...
+
+    def step(self, run: Run, parameters: Tensor, gradient: Tensor, step: int) -> None:
+        """Take inner step ``step`` (from 0): change ``parameters [P]`` in place along ``gradient [P]``."""
+        ...
+
+    def hypergradient(self, run: Run, query: Sequence[tuple[int, Tensor]]) -> Tensor:
+        """``d (weighted query loss) / d vector``: ``[G]``, from a traced run.
+
+        ``query`` holds pairs of a number of steps taken ``k`` and the (weighted) gradient ``[P]`` of the query
+        loss there.
+        """
+        ...
+
+    def describe(self, vector: Tensor, layout: Layout) -> dict[str, Tensor]:
+        """What is worth a histogram in the log, by name; log10 of step sizes."""
+        ...

@@ -1,0 +1,60 @@
+"""Who does the work. The serial pool does it here; ``cluster.pool.RayPool`` has the same interface."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import torch
+
+from metagen import work
+from metagen.records import Snapshot, WorkItem, WorkResult
+
+
+class Pool(Protocol):
+    """Workers that turn items into results."""
+
+    workers: int
+
+    def publish(self, snapshot: Snapshot) -> None:
+        """Make ``snapshot`` what items are worked on with from now on."""
+        ...
+
+    def run(self, items: Sequence[WorkItem]) -> Iterator[WorkResult]:
+        """Hand ``items`` out and yield each result as it comes, in any order."""
+        ...
+
+    def close(self) -> None:
+        """Stop the workers."""
+        ...
+
+
+class SerialPool:
+    """One worker, in this process, on one thread: the reference that every other pool must equal."""
+
+    workers = 1
+
+    def __init__(self, parts: work.Parts) -> None:
+        self.parts = parts
+        self._snapshot: Snapshot | None = None
+
+    def publish(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
+
+    def run(self, items: Sequence[WorkItem]) -> Iterator[WorkResult]:
+        if self._snapshot is None:
+            raise RuntimeError("publish a snapshot before running work")
+        for item in items:
+            yield work.run(self.parts, item, self._snapshot, worker="serial")
+
+    def close(self) -> None:
+        self._snapshot = None
+
+
+def one_thread() -> None:
+    """Give this process one compute thread.
+
+    A worker is one thread, so that n workers fill n cores; and a sum split over another number of threads
+    rounds differently, so that runs are comparable bit for bit only at the same number.
+    """
+    torch.set_num_threads(1)

@@ -1,0 +1,81 @@
+"""What is adapted to: image sets split by class, and the episodes drawn from them (``metagen.tasks.episodes``)."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from metagen.errors import UserError, nearest
+from metagen.tasks.config import DataConfig
+from metagen.tasks.folder import folder, load_class_folder, load_images
+from metagen.tasks.imageset import SPLITS, ImageSet, split_by_hash
+from metagen.tasks.npz import npz
+from metagen.tasks.omniglot import omniglot
+from metagen.tasks.pictograms import pictograms
+from metagen.tasks.pixels import with_polarity
+
+__all__ = [
+    "REGISTRY",
+    "SPLITS",
+    "DataConfig",
+    "ImageSet",
+    "load",
+    "load_class_folder",
+    "load_images",
+    "split_by_hash",
+]
+
+REGISTRY: dict[str, Callable[[DataConfig], ImageSet]] = {
+    "pictograms": pictograms,
+    "folder": folder,
+    "npz": npz,
+    "omniglot": omniglot,
+}
+"""Sources by name. Their images have the polarity of the source; ``load`` applies ``config.polarity``."""
+
+
+def load(config: DataConfig) -> ImageSet:
+    """The image set that ``config`` names: uint8 [N, config.channels, config.image_size, config.image_size].
+
+    ``config.source`` is a name in ``REGISTRY`` or 'package.module:Class', a callable that takes the
+    ``DataConfig`` and returns an ``ImageSet``. Raises ``UserError`` with what to do about it.
+    """
+    if config.source in REGISTRY:
+        images = REGISTRY[config.source](config)
+    elif ":" in config.source:
+        images = _imported(config.source)(config)
+        if not isinstance(images, ImageSet):
+            raise UserError(f"source {config.source!r} returned {type(images).__name__}, not an ImageSet")
+        if (images.channels, images.size) != (config.channels, config.image_size):
+            raise UserError(
+                f"source {config.source!r} gave {images.channels} channels at {images.size} pixels, "
+                f"but the config asks for {config.channels} at {config.image_size}: change the one or the other"
+            )
+    else:
+        raise UserError(
+            f"source: unknown {config.source!r}{nearest(config.source, REGISTRY)}, or 'package.module:Class'"
+        )
+    pixels, notes = with_polarity(images.images, config.polarity)
+    return replace(images, images=pixels, notes=(*images.notes, *notes))
+
+
+def _imported(name: str) -> Callable[[DataConfig], Any]:
+    """The callable that 'package.module:Class' names; raises ``UserError`` if there is none."""
+    module_name, _, attribute = name.partition(":")
+    if not attribute.isidentifier() or not all(part.isidentifier() for part in module_name.split(".")):
+        raise UserError(f"source: {name!r} is not of the form 'package.module:Class'")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise  # the module exists and fails to import something else: its author needs the traceback
+        raise UserError(f"source: no module {error.name!r} for {name!r}: install it or set PYTHONPATH") from None
+    found = getattr(module, attribute, None)
+    if found is None:
+        own = [word for word, value in vars(module).items() if getattr(value, "__module__", None) == module_name]
+        raise UserError(f"source: {module_name} has no {attribute!r}{nearest(attribute, own)}")
+    if not callable(found):
+        raise UserError(f"source: {name!r} is not callable; it must take a DataConfig and return an ImageSet")
+    return found  # type: ignore[no-any-return]

@@ -1,0 +1,118 @@
+"""Everything an actor does: an item and a snapshot in, a result out. The serial pool calls the same function."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from metagen import algorithms, generators, policies
+from metagen.adapt import Problem
+from metagen.algorithms import Estimator
+from metagen.config import RunConfig
+from metagen.flat import FlatNetwork
+from metagen.generators import Family
+from metagen.policies import Policy
+from metagen.records import Snapshot, WorkItem, WorkResult
+from metagen.registry import find, options_of
+from metagen.seeding import seed_for, torch_generator
+from metagen.tasks.episodes import sample_classes, sample_episode
+from metagen.tasks.imageset import ImageSet
+from metagen.tasks.shift import shifted
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The objects that a config names, built once in each process."""
+
+    config: RunConfig
+    images: ImageSet
+    problem: Problem
+    policy: Policy
+    estimators: tuple[Estimator, ...]
+    """One a phase."""
+
+
+def build(config: RunConfig, images: ImageSet) -> Parts:
+    """Build what ``config`` names. The precision must have been resolved (see ``precision.py``)."""
+    estimators = []
+    for phase in config.phases:
+        entry = find("estimator", phase.estimator, algorithms.REGISTRY)
+        estimators.append(entry(options_of("estimator", entry, phase.options)))
+    return Parts(config, images, build_problem(config), build_policy(config), tuple(estimators))
+
+
+def build_family(config: RunConfig) -> Family:
+    """The generator family that ``config`` names."""
+    entry = find("family", config.generator.family, generators.REGISTRY)
+    options = options_of("family", entry, config.generator.options)
+    family: Family = entry(config.generator.architecture, options, config.data.channels, config.data.image_size)
+    return family
+
+
+def build_policy(config: RunConfig) -> Policy:
+    """The optimisation policy that ``config`` names."""
+    entry = find("policy", config.policy.name, policies.REGISTRY)
+    policy: Policy = entry(options_of("policy", entry, config.policy.options))
+    return policy
+
+
+def build_problem(config: RunConfig) -> Problem:
+    """The network, initialised from the run's seed, with its loss."""
+    family = build_family(config)
+    dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[config.precision]
+    network = FlatNetwork(initialised(family, config.seed), torch.device(config.device), dtype)
+    return Problem(family, network, config.episode.draws)
+
+
+def initialised(family: Family, seed: int) -> nn.Module:
+    """A family's network with weights that depend on ``seed`` alone."""
+    # torch's layers initialise from the global generator: lend it a state and put the old one back.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_for(seed, "initial weights"))
+        return family.build()
+
+
+def plan(config: RunConfig, step: int, version: int) -> list[WorkItem]:
+    """The work of outer ``step``: names and seeds, no tensors."""
+    number, _ = config.phase_at(step)
+    phase = config.phases[number]
+    return [
+        WorkItem(config.identity, config.seed, number, step, index, version, phase.tasks)
+        for index in range(phase.items)
+    ]
+
+
+def run(parts: Parts, item: WorkItem, snapshot: Snapshot, worker: str = "") -> WorkResult:
+    """Sample the item's episodes, estimate, report. Depends on the item and the snapshot alone."""
+    start = time.perf_counter()
+    phase, shape, device = parts.config.phases[item.phase], parts.config.episode, parts.problem.network.device
+    rng = torch_generator(item.seed, "classes", item.step, item.index)
+    classes = sample_classes(parts.images, "train", item.tasks, shape.shots + shape.queries, rng)
+    episodes, noises = [], []
+    for slot, index in enumerate(classes):
+        episode_rng = torch_generator(item.seed, "episode", item.step, item.index, slot)
+        episode = sample_episode(parts.images, index, shape.shots, shape.queries, episode_rng)
+        if phase.shift and float(torch.rand((), generator=episode_rng)) < phase.shift:
+            episode = shifted(episode, episode_rng)
+        episodes.append(episode)
+        noises.append(torch_generator(item.seed, "noise", item.step, item.index, slot))
+    # The snapshot may lie read-only in shared memory: torch.tensor copies.
+    theta = torch.tensor(snapshot.theta, device=device)
+    vector = torch.tensor(snapshot.policy, device=device)
+    estimate = parts.estimators[item.phase].estimate(parts.problem, theta, parts.policy, vector, episodes, noises)
+    update = torch.cat([estimate.gradient, estimate.policy_gradient]).cpu().numpy().astype(np.float32, copy=False)
+    return WorkResult(
+        item.work_id,
+        item.step,
+        item.index,
+        snapshot.version,
+        item.tasks,
+        update,
+        estimate.metrics,
+        time.perf_counter() - start,
+        worker,
+    )
