@@ -46,7 +46,10 @@ class RayPool:
         shared = ray.put(images)
         options = {"num_cpus": cpus, "num_gpus": gpus, "runtime_env": {"env_vars": _environment()}}
         values = config.model_dump(mode="json")
-        self._actors = [Actor.options(**options).remote(f"actor-{i}", values, shared) for i in range(workers)]
+        self._actors = [
+            Actor.options(**options).remote(f"actor-{i}", values, shared)  # type: ignore[attr-defined]
+            for i in range(workers)
+        ]
         try:
             ray.get([actor.ping.remote() for actor in self._actors])
         except RayTaskError as error:

@@ -15,7 +15,9 @@ from launch.options import checkpoint_argument, int_list
 @click.option("--split", type=click.Choice(["train", "valid", "test", "all"]), default="test", show_default=True)
 @click.option("--shots", type=click.IntRange(min=1), help="Images shown of each class.  [default: as trained]")
 @click.option("--steps", default="0,5,10,20", show_default=True, callback=int_list, help="Inner steps to measure at.")
-@click.option("--tasks", "tasks_", type=click.IntRange(min=1), default=24, show_default=True, help="Classes to test on.")
+@click.option(
+    "--tasks", "tasks_", type=click.IntRange(min=1), default=24, show_default=True, help="Classes to test on."
+)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of classes and noise.")
 @click.option("--joint", type=click.Path(path_type=Path), help="Unconditioned baseline.  [default: the packaged one]")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="[default: evaluation.json in CHECKPOINT]")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from pathlib import Path
@@ -20,9 +19,7 @@ MOST_SHOWN = 64
 """More images than this add nothing to the set's mean that is worth the time."""
 
 
-def adapt_to_folder(
-    checkpoint: Path, images_dir: Path, steps: int, samples: int, out: Path | None, seed: int
-) -> None:
+def adapt_to_folder(checkpoint: Path, images_dir: Path, steps: int, samples: int, out: Path | None, seed: int) -> None:
     """Adapt to the images of one class in ``images_dir``; write new ones and ``grid.png`` to ``out``."""
     started = time.monotonic()
     one_thread()
@@ -55,9 +52,9 @@ def adapt_to_folder(
     with publishing(out) as folder:
         for i, image in enumerate(made):
             save_image(image, folder / f"{i:03d}.png")
-        grid([("", support[:10], made[:10]), *(("", support[:0], made[i : i + 10]) for i in range(10, samples, 10))]).save(
-            folder / "grid.png"
-        )
+        grid(
+            [("", support[:10], made[:10]), *(("", support[:0], made[i : i + 10]) for i in range(10, samples, 10))]
+        ).save(folder / "grid.png")
     print(f"{samples} new images and grid.png in {out} ({steps} steps, {time.monotonic() - started:.1f} s)")
 
 
@@ -73,7 +70,13 @@ def sample_classes_to_file(
     bench, method = Bench(images, chosen, shots, seed), method_of(saved)
     rows = []
     for episode in map(bench.episode, chosen):
-        rows.append((episode.class_name, episode.support, generate(method, episode.support, steps, samples, seed, episode.class_name)))
+        rows.append(
+            (
+                episode.class_name,
+                episode.support,
+                generate(method, episode.support, steps, samples, seed, episode.class_name),
+            )
+        )
     write_picture(grid(rows), out)
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,7 +78,9 @@ def proceed(folder: Path, workers: Workers) -> None:
                 continue
             saved.fits(layout)
             if saved.config.identity != config.identity:
-                raise UserError(f"{path} belongs to another config than {folder / run_folder.CONFIG}: restore that file")
+                raise UserError(
+                    f"{path} belongs to another config than {folder / run_folder.CONFIG}: restore that file"
+                )
             state = saved.state
             break
         if state.step >= config.steps:
@@ -145,7 +146,7 @@ class _Stop:
 
 
 @contextmanager
-def _pooling(workers: Workers) -> Iterator[object]:
+def _pooling(workers: Workers) -> Iterator[Callable[[work.Parts], Pool]]:
     """Start what the pool needs (Ray or nothing) and give a function that makes the pool."""
     if workers.kind == "serial":
         yield SerialPool
@@ -171,7 +172,10 @@ def _enough(config: RunConfig, images: ImageSet) -> None:
         print(f"note: {note}", file=sys.stderr)
     if few:
         shown = ", ".join(few[:5]) + (f" and {len(few) - 5} more" if len(few) > 5 else "")
-        print(f"note: {len(few)} training classes have fewer than {need} images and are not used: {shown}", file=sys.stderr)
+        print(
+            f"note: {len(few)} training classes have fewer than {need} images and are not used: {shown}",
+            file=sys.stderr,
+        )
     if not len(images.members("train", need)):
         raise UserError(
             f"{images.name}: no training class has {need} images (episode.shots + episode.queries): "

@@ -26,7 +26,9 @@ def _load(data: str, image_size: int, channels: int) -> ImageSet:
 def print_list(data: str, image_size: int, channels: int) -> None:
     """A table of splits, and what was left out."""
     images = _load(data, image_size, channels)
-    table = Table(title=f"{images.name}: {len(images.classes)} classes, {len(images.images)} images", title_justify="left")
+    table = Table(
+        title=f"{images.name}: {len(images.classes)} classes, {len(images.images)} images", title_justify="left"
+    )
     for column in ("split", "classes", "images", "fewest", "most", "for example"):
         table.add_column(column, justify="right" if column in ("classes", "images", "fewest", "most") else "left")
     for split in SPLITS:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -12,7 +14,7 @@ def tasks() -> None:
     """List and show the image sets that tasks are drawn from."""
 
 
-def _data_options(command):  # type: ignore[no-untyped-def]
+def _data_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
         click.option("--channels", type=click.Choice(["1", "3"]), default="1", show_default=True),
         click.option("--image-size", type=click.IntRange(8, 512), default=28, show_default=True),

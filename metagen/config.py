@@ -25,14 +25,14 @@ class GeneratorConfig(Strict):
 
     family: str = "flow"
     architecture: ArchitectureConfig = ArchitectureConfig()
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field(default={})
 
 
 class PolicyConfig(Strict):
     """``g``: which optimisation strategy the inner loop follows."""
 
     name: str = "learned-steps"
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field(default={})
 
 
 class EpisodeConfig(Strict):
@@ -48,7 +48,7 @@ class PhaseConfig(Strict):
     """A stretch of outer steps with one estimator and one outer optimiser."""
 
     estimator: str = "joint"
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field(default={})
     steps: int = Field(1000, ge=1)
     items: int = Field(2, ge=1)
     """Pieces of work an outer step; at least as many as actors keeps all of them busy."""
@@ -141,7 +141,9 @@ class RunConfig(Strict):
     def with_steps(self, steps: int) -> RunConfig:
         """The same run in ``steps`` outer steps: every phase is scaled and keeps at least one step."""
         if steps < len(self.phases):
-            raise UserError(f"steps: {steps} is too few for {len(self.phases)} phases: give at least {len(self.phases)}")
+            raise UserError(
+                f"steps: {steps} is too few for {len(self.phases)} phases: give at least {len(self.phases)}"
+            )
         counts = [max(1, int(phase.steps * steps / self.steps)) for phase in self.phases]
         largest = counts.index(max(counts))
         counts[largest] += steps - sum(counts)

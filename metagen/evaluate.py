@@ -93,7 +93,9 @@ class Bench:
         return out
 
 
-def choose_classes(images: ImageSet, split: str, shots: int, tasks: int, seed: int) -> tuple[tuple[int, ...], list[str]]:
+def choose_classes(
+    images: ImageSet, split: str, shots: int, tasks: int, seed: int
+) -> tuple[tuple[int, ...], list[str]]:
     """``tasks`` classes of ``split`` with enough images, by seed, and the names of those left out for too few.
 
     Raises ``UserError`` if the split has none.

@@ -125,5 +125,5 @@ class FlatNetwork:
     def gradient(self, loss: Tensor) -> Tensor:
         """``d loss / d parameters``, float32 ``[P]``, of a loss computed with this module."""
         self._gradient.zero_()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         return self._gradient.float() if self.dtype != torch.float32 else self._gradient.clone()

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from metagen.adapt import Problem
@@ -21,7 +22,8 @@ from metagen.tasks.episodes import Episode
 
 
 class JointOptions(Strict):
-    pass
+    drop_condition: float = Field(0.1, ge=0, lt=1)
+    """Share of tasks trained without their support set, so that samples can be guided towards it."""
 
 
 class Joint:
@@ -30,7 +32,7 @@ class Joint:
     Options = JointOptions
 
     def __init__(self, options: JointOptions) -> None:
-        pass
+        self.drop_condition = options.drop_condition
 
     def estimate(
         self,
@@ -42,6 +44,8 @@ class Joint:
         rngs: Sequence[torch.Generator],
     ) -> Estimate:
         condition = Condition.of_tasks(torch.stack([episode.support for episode in episodes]))
+        kept = torch.rand(len(episodes), 1, generator=rngs[0]) >= self.drop_condition
+        condition = Condition(condition.support, condition.members * kept)
         images = torch.cat([episode.query for episode in episodes])
         loss, gradient = problem.gradient(theta, condition, images, rngs[0])
         return Estimate(gradient, torch.zeros_like(policy_vector), {"loss": loss, "query_loss/0": loss})

@@ -19,6 +19,9 @@ class FlowOptions(Strict):
 
     sampler: Literal["euler", "heun"] = "heun"
     sample_steps: int = Field(20, ge=1, le=1000)
+    guidance: float = Field(2.0, ge=0)
+    """How far samples are pushed towards the support set: 1 draws from the model as it is; more needs a model
+    that was trained to do without a support set now and then (``drop_condition``)."""
     data_mean: float = -0.5
     data_std: float = Field(0.8, gt=0)
     """Mean and standard deviation of the training images' pixels in [-1, 1], for the preconditioning."""
@@ -70,16 +73,26 @@ class Flow:
         shape = (groups * count, self.channels, self.image_size, self.image_size)
         x = torch.randn(shape, generator=rng).to(condition.support.device)
         context = self._context(network, condition)
+        alone = self._context(network, Condition(condition.support, torch.zeros_like(condition.members)))
+
+        def slope_at(x: Tensor, time: float) -> Tensor:
+            """Classifier-free guidance (Ho & Salimans 2022, arXiv:2207.12598, eq. 6)."""
+            times = x.new_full((len(x),), time)
+            slope = self._velocity(network, x, times, context)
+            if self.options.guidance == 1:
+                return slope
+            return torch.lerp(self._velocity(network, x, times, alone), slope, self.options.guidance)
+
         # Steps of equal logit-normal probability: short where the loss was dense, the path most curved.
         quantiles = torch.linspace(0, 1, steps + 1)
         times = torch.special.ndtri(quantiles.clamp(1e-6, 1 - 1e-6)).sigmoid()
         times[0], times[-1] = 0.0, 1.0
         for now, then in zip(times[:-1].tolist(), times[1:].tolist(), strict=True):
             h = then - now
-            slope = self._velocity(network, x, x.new_full((len(x),), now), context)
+            slope = slope_at(x, now)
             ahead = x + h * slope
             if self.options.sampler == "heun" and then < 1:
-                slope = (slope + self._velocity(network, ahead, x.new_full((len(x),), then), context)) / 2
+                slope = (slope + slope_at(ahead, then)) / 2
                 ahead = x + h * slope
             x = ahead
         return x.clamp(-1, 1).unflatten(0, (groups, count))

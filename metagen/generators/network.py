@@ -10,6 +10,7 @@ spatial feature maps as in FSDM, Giannone et al. 2022).
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 
@@ -151,7 +152,7 @@ class SetEncoder(nn.Module):
         self.patch = arch.patch
         self.stem = _conv(channels * arch.patch**2, widths[0], 3)
         self.stages = nn.ModuleList(Stage(w, w, 0, arch, attention=False) for w in widths)
-        self.downs = nn.ModuleList(Down(a, b, arch) for a, b in zip(widths, widths[1:], strict=False))
+        self.downs = nn.ModuleList(Down(a, b, arch) for a, b in itertools.pairwise(widths))
         self.vector = nn.Linear(2 * widths[-1], arch.embedding)
         self.widths = widths
 
@@ -243,8 +244,8 @@ class SetConditionedUNet(nn.Module):
 def pool(features: Features, members: Tensor) -> Features:
     """Pool ``features [N, ...]`` over each group's members, ``members [T, N]`` of 0 and 1: ``[T, ...]``.
 
-    A group without members gets zeros: no condition. Vectors are averaged; of maps the mean and the standard deviation over the set are kept, side by side:
-    where the shown images agree and where they differ.
+    Vectors are averaged; of maps the mean and the standard deviation over the set are kept, side by side:
+    where the shown images agree and where they differ. A group without members gets zeros: no condition.
     """
     weights = members / members.sum(1, keepdim=True).clamp_min(1)
     pooled: Features = []

@@ -17,6 +17,9 @@ from metagen.policies.rules import RULES
 from metagen.strict import Strict
 
 FEATURES = 2
+SIGNAL_MEAN, SIGNAL_DEVIATION, SIGNAL_PRIOR = 0.35, 0.15, 2.0
+"""Share of signal in the gradient of a task of the training distribution, to standardise with: measured on the
+packaged set (docs/log.md); and the steps that the prior counts for."""
 
 
 class LearnedStepsOptions(Strict):
@@ -26,7 +29,9 @@ class LearnedStepsOptions(Strict):
     horizon: int = Field(20, ge=1)
     """Inner steps with a step size of their own; later steps use the last one's."""
     features: bool = True
-    """Let step sizes depend on how well successive gradients of the task agree."""
+    """Let step sizes depend on how much of the task's gradient is signal."""
+    start_weight: float = 0.5
+    """Where the weight of the signal over the whole network starts, in nats a standard deviation."""
 
     @field_validator("rule")
     @classmethod
@@ -41,10 +46,10 @@ class LearnedSteps:
 
         log_size[l, j] = layer[l] + step[j] + both[l, j] + weights[l] . features[l, j]
 
-    The features of layer ``l`` at step ``j`` are the cosine between this step's gradient and the running mean
-    of the earlier ones, in the layer and over the whole network. Gradients that keep their direction over
-    fresh noise mean that the task is unlike what the network knows (a shift), where larger steps pay;
-    gradients that are all noise mean that there is little to learn.
+    The features of layer ``l`` at step ``j`` say how much of the gradient is signal: the share of its squared
+    norm that successive gradients of the task, each with fresh noise, have in common; in the layer and over the
+    whole network, standardised. A large share means that the task is unlike what the network knows (a shift),
+    where larger steps pay; a gradient that is all noise means that there is little left to learn.
     """
 
     Options = LearnedStepsOptions
@@ -56,7 +61,8 @@ class LearnedSteps:
     def initial(self, layout: Layout) -> Tensor:
         layers, horizon = len(layout.layers), self.options.horizon
         start = torch.full((layers,), self.options.step_size).log()
-        return torch.cat([start, torch.zeros(horizon + layers * horizon + FEATURES * layers)])
+        weights = torch.tensor([0.0, self.options.start_weight if self.options.features else 0.0])
+        return torch.cat([start, torch.zeros(horizon + layers * horizon), weights.repeat(layers)])
 
     def step(self, run: Run, parameters: Tensor, gradient: Tensor, step: int) -> None:
         with torch.enable_grad():
@@ -70,19 +76,19 @@ class LearnedSteps:
     def hypergradient(self, run: Run, query: Sequence[tuple[int, Tensor]]) -> Tensor:
         """One pass, Jacobians of later steps dropped::
 
-            d L / d log_size[l, j] ~ - size[l, j] * sum_{k > j} < w_k grad L_Q(phi_k), direction_j >_l
+        d L / d log_size[l, j] ~ - size[l, j] * sum_{k > j} < w_k grad L_Q(phi_k), direction_j >_l
         """
         total = torch.zeros_like(run.directions[0]) if run.directions else None
         if total is None:
             return torch.zeros_like(run.vector)
         later = sorted(query, key=lambda pair: pair[0])
-        credits: list[Tensor] = []
+        slopes: list[Tensor] = []
         for j in reversed(range(len(run.directions))):
             while later and later[-1][0] > j:
                 total += later.pop()[1]
-            credits.append(-run.log_sizes[j].detach().exp() * run.layers.dot(total, run.directions[j]))
-        credits.reverse()
-        surrogate = (torch.stack(run.log_sizes) * torch.stack(credits)).sum()
+            slopes.append(-run.log_sizes[j].detach().exp() * run.layers.dot(total, run.directions[j]))
+        slopes.reverse()
+        surrogate = (torch.stack(run.log_sizes) * torch.stack(slopes)).sum()
         (slope,) = torch.autograd.grad(surrogate, run.state["vector"])
         return slope
 
@@ -105,14 +111,24 @@ class LearnedSteps:
         return layer + per_step[j] + both[:, j] + (weights * features).sum(1)
 
     def _features(self, run: Run, gradient: Tensor, step: int) -> Tensor:
-        """``[L, 2]``: agreement with the mean of earlier gradients, a layer and overall; 0 at the first step."""
+        """``[L, 2]``: the share of signal, a layer and overall, standardised; 0 at the first step.
+
+        With gradients ``g_j = s + noise_j`` and ``m_j`` the mean of those before ``g_j``, ``<g_j, m_j>`` is
+        ``|s|^2`` on average whatever ``j``; its running sum over that of ``<g_j, g_j>`` is the share.
+        """
         if not self.options.features:
             return gradient.new_zeros(run.layers.count, FEATURES)
         past = run.state.setdefault("past", torch.zeros_like(gradient))
-        dot = run.layers.dot(gradient, past)
-        own, earlier = run.layers.dot(gradient, gradient), run.layers.dot(past, past)
+        common = run.state.setdefault("common", gradient.new_zeros(run.layers.count))
+        squares = run.state.setdefault("squares", gradient.new_zeros(run.layers.count))
+        if step:
+            common += run.layers.dot(gradient, past)
+            squares += run.layers.dot(gradient, gradient)
         past.lerp_(gradient, 1 / (step + 1))
-        tiny = torch.finfo(dot.dtype).tiny
-        local = dot / (own * earlier).clamp_min(tiny).sqrt()
-        overall = dot.sum() / (own.sum() * earlier.sum()).clamp_min(tiny).sqrt()
-        return torch.stack([local, overall.expand_as(local)], dim=1)
+        if not step:
+            return gradient.new_zeros(run.layers.count, FEATURES)
+        tiny = torch.finfo(squares.dtype).tiny
+        local = common / squares.clamp_min(tiny)
+        overall = (common.sum() / squares.sum().clamp_min(tiny)).expand_as(local)
+        trust = step / (step + SIGNAL_PRIOR)  # a share seen over few steps is mostly chance: shrink it
+        return trust * ((torch.stack([local, overall], dim=1) - SIGNAL_MEAN) / SIGNAL_DEVIATION).clamp(-3, 3)

@@ -78,4 +78,4 @@ def _imported(name: str) -> Callable[[DataConfig], Any]:
         raise UserError(f"source: {module_name} has no {attribute!r}{nearest(attribute, own)}")
     if not callable(found):
         raise UserError(f"source: {name!r} is not callable; it must take a DataConfig and return an ImageSet")
-    return found  # type: ignore[no-any-return]
+    return found

@@ -18,13 +18,16 @@ from metagen.tasks.episodes import Episode
 
 
 def shifted(episode: Episode, rng: torch.Generator) -> Episode:
-    """``episode`` with one random affine map, stroke weight, softness and contrast for all its images."""
+    """``episode`` with one random affine map, stroke weight and softness for all its images.
+
+    The strength of the change is random too: from next to none to a data set unlike any seen.
+    """
     images = torch.cat([episode.support, episode.query])
-    images = _affine(images, rng)
-    images = _stroke(images, rng)
-    images = _soften(images, rng)
-    images = _contrast(images, rng)
-    support, query = images.split([len(episode.support), len(episode.query)])
+    strength = _uniform(0.0, 1.0, rng)
+    images = _affine(images, strength, rng)
+    images = _stroke(images, strength, rng)
+    images = _soften(images, strength, rng)
+    support, query = torch.split(images, [len(episode.support), len(episode.query)])
     return replace(episode, support=support, query=query)
 
 
@@ -32,15 +35,13 @@ def _uniform(low: float, high: float, rng: torch.Generator) -> float:
     return low + (high - low) * float(torch.rand((), generator=rng))
 
 
-def _happens(chance: float, rng: torch.Generator) -> bool:
-    return float(torch.rand((), generator=rng)) < chance
-
-
-def _affine(images: Tensor, rng: torch.Generator) -> Tensor:
+def _affine(images: Tensor, strength: float, rng: torch.Generator) -> Tensor:
     """Turn, mirror, scale, stretch and shear about the centre; what comes in from outside is background."""
-    turn = _uniform(-math.pi, math.pi, rng) if _happens(0.5, rng) else _uniform(-0.2, 0.2, rng)
-    scale, stretch = math.exp(_uniform(-0.1, 0.45, rng)), math.exp(_uniform(-0.25, 0.25, rng))
-    shear, mirror = _uniform(-0.3, 0.3, rng), -1.0 if _happens(0.5, rng) else 1.0
+    turn = strength * _uniform(-math.pi, math.pi, rng)
+    scale = math.exp(strength * _uniform(-0.1, 0.4, rng))
+    stretch = math.exp(strength * _uniform(-0.25, 0.25, rng))
+    shear = strength * _uniform(-0.4, 0.4, rng)
+    mirror = -1.0 if _uniform(0, 1, rng) < strength / 2 else 1.0
     cos, sin = math.cos(turn), math.sin(turn)
     rotation = torch.tensor([[cos, -sin], [sin, cos]])
     shape = torch.tensor([[mirror * scale * stretch, shear], [0.0, scale / stretch]])
@@ -50,26 +51,18 @@ def _affine(images: Tensor, rng: torch.Generator) -> Tensor:
     return F.grid_sample(images + 1, grid, align_corners=False) - 1
 
 
-def _stroke(images: Tensor, rng: torch.Generator) -> Tensor:
+def _stroke(images: Tensor, strength: float, rng: torch.Generator) -> Tensor:
     """Thinner or bolder strokes, by a share of one pixel of erosion or dilation."""
-    share = _uniform(-1.0, 1.0, rng)
+    share = strength * _uniform(-0.7, 0.7, rng)
     bold = F.max_pool2d(images, 3, stride=1, padding=1)
     thin = -F.max_pool2d(-images, 3, stride=1, padding=1)
-    return torch.lerp(images, bold if share > 0 else thin, abs(share) * 0.8)
+    return torch.lerp(images, bold if share > 0 else thin, abs(share))
 
 
-def _soften(images: Tensor, rng: torch.Generator) -> Tensor:
+def _soften(images: Tensor, strength: float, rng: torch.Generator) -> Tensor:
     """Blur by a 3x3 binomial kernel, in part."""
-    if not _happens(0.3, rng):
-        return images
     row = torch.tensor([0.25, 0.5, 0.25])
     kernel = (row[:, None] * row).expand(images.shape[1], 1, 3, 3)
     padded = F.pad(images, (1, 1, 1, 1), mode="replicate")
-    return torch.lerp(images, F.conv2d(padded, kernel, groups=images.shape[1]), _uniform(0.0, 1.0, rng))
-
-
-def _contrast(images: Tensor, rng: torch.Generator) -> Tensor:
-    """Ink and paper swapped now and then, and not always full black and white."""
-    if _happens(0.1, rng):
-        images = -images
-    return images * _uniform(0.8, 1.0, rng) if _happens(0.3, rng) else images
+    blurred = F.conv2d(padded, kernel, groups=images.shape[1])
+    return torch.lerp(images, blurred, strength * _uniform(0.0, 0.6, rng))
