@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any
+from urllib.parse import urlsplit
 
 import ray
 from ray.exceptions import RayActorError, RayTaskError
@@ -22,6 +24,7 @@ log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 0.2
 GIVE_UP_SECONDS = 120.0
+PROBE_SECONDS = 5.0
 
 
 class RayPool:
@@ -42,23 +45,19 @@ class RayPool:
     ) -> None:
         self.workers, self.in_flight = workers, in_flight
         self._snapshot: tuple[int, Any, int] | None = None
-        # One put: actors on a node read the images from the same shared memory.
-        shared = ray.put(images)
+        # One put: actors on a node read the images from the same shared memory. Kept for actors that restart.
+        self._images = ray.put(images)
         options = {"num_cpus": cpus, "num_gpus": gpus, "runtime_env": {"env_vars": _environment()}}
         values = config.model_dump(mode="json")
         self._actors = [
-            Actor.options(**options).remote(f"actor-{i}", values, shared)  # type: ignore[attr-defined]
+            Actor.options(**options).remote(f"actor-{i}", values, self._images)  # type: ignore[attr-defined]
             for i in range(workers)
         ]
         try:
             ray.get([actor.ping.remote() for actor in self._actors])
-        except RayTaskError as error:
-            self.close()
-            raise error.as_instanceof_cause() from None
         except RayActorError as error:
             self.close()
-            cause = getattr(error, "cause", None)
-            raise (cause if isinstance(cause, Exception) else error) from None
+            raise _reason(error) from None
 
     def publish(self, snapshot: Snapshot) -> None:
         """Put ``snapshot`` into the object store once; workers of one node share the copy."""
@@ -72,7 +71,7 @@ class RayPool:
         free = deque(actor for _ in range(self.in_flight) for actor in self._actors)
         running: dict[Any, tuple[WorkItem, Any]] = {}
         resting: list[tuple[float, Any]] = []  # actors that died, and when to try them again
-        last_sign_of_life = time.monotonic()
+        silent_since: float | None = None  # the first death since the last result
         while waiting or running:
             now = time.monotonic()
             free.extend(actor for when, actor in resting if when <= now)
@@ -89,15 +88,20 @@ class RayPool:
                 try:
                     result: WorkResult = ray.get(reference)
                 except RayActorError as error:
-                    if time.monotonic() - last_sign_of_life > GIVE_UP_SECONDS:
+                    now = time.monotonic()
+                    silent_since = silent_since or now
+                    if not running and now - silent_since > GIVE_UP_SECONDS:
                         raise UserError(f"no actor came back within {GIVE_UP_SECONDS:.0f} s: {error}") from error
                     log.warning("an actor is gone, its work (step %d, index %d) goes to another", item.step, item.index)
                     waiting.appendleft(item)
-                    resting.append((time.monotonic() + RETRY_SECONDS, actor))
+                    resting.append((now + RETRY_SECONDS, actor))
                     continue
-                except RayTaskError as error:  # a bug in the work itself: raise it as if it had happened here
+                except RayTaskError as error:
+                    if isinstance(error.cause, UserError):
+                        raise error.cause from None
+                    # A bug in the work itself: raise it as if it had happened here.
                     raise error.as_instanceof_cause() from error
-                last_sign_of_life = time.monotonic()
+                silent_since = None
                 free.append(actor)
                 yield result
 
@@ -111,16 +115,24 @@ class RayPool:
 def start_ray(address: str | None, workers: int, cpus: float = 1.0, gpus: float = 0.0) -> None:
     """Connect to the cluster at ``address``, or start Ray on this machine for ``workers`` actors.
 
+    Without an address the environment's ``RAY_ADDRESS`` counts, which Ray sets for the jobs of a cluster.
     Raises ``UserError`` if there is no cluster there or fewer cores than the actors ask for.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    address = address or os.environ.get("RAY_ADDRESS") or None
     if address is None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         if workers * cpus > cores:
-            raise UserError(f"{workers} actors of {cpus:g} cores on {cores}: use --actors {int(cores // cpus)}")
-        ray.init(num_cpus=cores, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+            most = int(cores // cpus)
+            fix = f"use --actors {most}" if most else f"lower pool.cpus to {cores} or less"
+            raise UserError(f"{workers} actors of {cpus:g} cores on {cores}: {fix}")
+        # "local": a cluster that happens to run on this machine is joined only if it is asked for.
+        ray.init(
+            address="local", num_cpus=cores, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
+        )
         return
+    _probe(address)
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
@@ -136,6 +148,29 @@ def start_ray(address: str | None, workers: int, cpus: float = 1.0, gpus: float 
 def stop_ray() -> None:
     """Leave the cluster; a Ray that ``start_ray`` started on this machine ends with it."""
     ray.shutdown()
+
+
+def _probe(address: str) -> None:
+    """Raise ``UserError`` unless something listens at ``HOST:PORT``: Ray itself would try for minutes."""
+    try:
+        parts = urlsplit(address if "//" in address else f"//{address}")
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host = port = None
+    if host is None or port is None:  # "auto", or nothing that Ray would try either
+        return
+    try:
+        socket.create_connection((host, port), timeout=PROBE_SECONDS).close()
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise UserError(f"no Ray cluster answers at {address} ({why}): check 'ray status' there") from None
+
+
+def _reason(error: RayActorError) -> Exception:
+    """The user's mistake that an actor's constructor named, else ``error`` with its traceback."""
+    lines = str(error).strip().splitlines()
+    mark = f"{UserError.__module__}.{UserError.__name__}: "
+    return UserError(lines[-1].removeprefix(mark)) if lines and lines[-1].startswith(mark) else error
 
 
 def _environment() -> dict[str, str]:

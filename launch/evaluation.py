@@ -19,6 +19,7 @@ from metagen import __version__, tasks
 from metagen.checkpoint import Checkpoint, load_checkpoint
 from metagen.errors import UserError
 from metagen.evaluate import (
+    MIN_QUERIES,
     STEP_SIZES,
     Bench,
     Losses,
@@ -69,13 +70,16 @@ def run_evaluation(request: Request) -> None:
         print(f"note: {len(few)} classes of split '{request.split}' have too few images: {', '.join(few[:5])}")
     bench = Bench(images, classes, shots, request.seed)
     # Tuning reads validation classes of the data the model was trained on: what a user has before the new task.
-    tuning = Bench(own, choose_classes(own, "valid", shots, TUNING_CLASSES, request.seed)[0], shots, request.seed)
+    tuning = _tuning_bench(own, shots, request.seed)
     meta = method_of(saved)
-    starts = {"finetune": meta}
+    rivals = [Rival("finetune", meta, tuning)]
+    if request.data is not None and len(images.members("valid", shots + MIN_QUERIES)):
+        # And what fine-tuning could do at best: tuned on validation classes of the very data set tested on.
+        rivals.append(Rival("finetune_oracle", meta, _tuning_bench(images, shots, request.seed)))
     joint = _joint(request.joint, saved)
     if joint is not None:
-        starts["joint"] = method_of(joint)
-    losses, sizes = _measure(bench, tuning, meta, starts, request.steps)
+        rivals.append(Rival("joint", method_of(joint), tuning))
+    losses, sizes = _measure(bench, meta, rivals, request.steps)
     picture = request.picture or _home(request.checkpoint) / "samples.png"
     values: dict[str, Any] = {
         "metagen": __version__,
@@ -114,12 +118,25 @@ def data_config(trained: DataConfig, data: Path) -> DataConfig:
     return DataConfig.parse({**values, "source": source, "path": str(data)})
 
 
+@dataclass(frozen=True)
+class Rival:
+    """What the meta-trained method is compared with: a starting point, fine-tuned by Adam tuned on ``tuning``."""
+
+    name: str
+    start: Method
+    tuning: Bench
+
+
+def _tuning_bench(images: ImageSet, shots: int, seed: int) -> Bench:
+    return Bench(images, choose_classes(images, "valid", shots, TUNING_CLASSES, seed)[0], shots, seed)
+
+
 def _measure(
-    bench: Bench, tuning: Bench, meta: Method, starts: dict[str, Method], steps: Sequence[int]
+    bench: Bench, meta: Method, rivals: Sequence[Rival], steps: Sequence[int]
 ) -> tuple[dict[str, Losses], dict[str, dict[int, float]]]:
     losses: dict[str, Losses] = {}
     sizes: dict[str, dict[int, float]] = {}
-    columns = TextColumn("{task.description:<18}"), BarColumn(), TimeRemainingColumn()
+    columns = TextColumn("{task.description:<24}"), BarColumn(), TimeRemainingColumn()
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         bar = progress.add_task("")
 
@@ -131,11 +148,11 @@ def _measure(
 
         ticking("meta", len(bench.classes))
         losses["meta"] = bench.losses(meta, steps, tick)
-        for name, start in starts.items():
-            ticking(f"{name}: tuning", len(STEP_SIZES) * len(tuning.classes))
-            sizes[name] = tune(tuning, start, steps, tick)
-            ticking(name, len(set(sizes[name].values())) * len(bench.classes))
-            losses[name] = fine_tuned(bench, start, sizes[name], steps, tick)
+        for rival in rivals:
+            ticking(f"{rival.name}: tuning", len(STEP_SIZES) * len(rival.tuning.classes))
+            sizes[rival.name] = tune(rival.tuning, rival.start, steps, tick)
+            ticking(rival.name, len(set(sizes[rival.name].values())) * len(bench.classes))
+            losses[rival.name] = fine_tuned(bench, rival.start, sizes[rival.name], steps, tick)
     return losses, sizes
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from metagen.flat import FlatNetwork
 from metagen.generators.family import Condition, Family
-from metagen.policies.policy import Policy, Run
+from metagen.policies.policy import Gradient, Policy, Run
 
 
 @dataclass(frozen=True)
@@ -67,13 +67,31 @@ def adapt(
     """Adapt ``parameters [P]`` to ``support [K, C, H, W]``; yields the start and then each of ``steps`` steps.
 
     Each step takes the mean loss over ``K * draws`` noisy copies of the support images, each conditioned on
-    the *other* support images, and hands its gradient to the policy. ``parameters`` is not changed.
+    the *other* support images, and hands its gradient to the policy. A policy may ask for the gradients of two
+    halves of the support set apart: how far they agree says how much of what they ask for is of the class and
+    how much of the single image. ``parameters`` is not changed.
     """
     phi = parameters.clone()
     condition = Condition.leave_one_out(support)
-    images = support.repeat_interleave(problem.draws, dim=0)
     yield Step(0, phi, float("nan"))
     for step in range(steps):
-        loss, gradient = problem.gradient(phi, condition, images, rng)
+        if policy.wants_halves(step) and len(support) > 1:
+            order = torch.randperm(len(support), generator=rng)
+            parts = [_support_gradient(problem, phi, condition, rows, rng) for rows in order.tensor_split(2)]
+            shares = [len(rows) / len(support) for rows in order.tensor_split(2)]
+            loss = sum(share * part[0] for share, part in zip(shares, parts, strict=True))
+            slope = torch.lerp(parts[0][1], parts[1][1], shares[1])
+            gradient = Gradient(slope, (parts[0][1], parts[1][1]))
+        else:
+            loss, slope = _support_gradient(problem, phi, condition, torch.arange(len(support)), rng)
+            gradient = Gradient(slope)
         policy.step(run, phi, gradient, step)
         yield Step(step + 1, phi, loss)
+
+
+def _support_gradient(
+    problem: Problem, phi: Tensor, condition: Condition, rows: Tensor, rng: torch.Generator
+) -> tuple[float, Tensor]:
+    """Loss and gradient of some of the support images, each conditioned on all the others."""
+    images = condition.support[rows].repeat_interleave(problem.draws, dim=0)
+    return problem.gradient(phi, Condition(condition.support, condition.members[rows]), images, rng)

@@ -57,13 +57,30 @@ class Checkpoint:
 
 def save_checkpoint(folder: Path, config: RunConfig, layout: Layout, state: MetaState) -> None:
     """Write ``folder`` atomically, replacing one of that name. Raises ``UserError`` if the disk refuses."""
-    tensors = {
-        "theta": state.theta,
-        "policy": state.policy,
-        "mean": state.mean,
-        **{f"moments.{name}": value for name, value in state.moments.items()},
-        **{f"policy_moments.{name}": value for name, value in state.policy_moments.items()},
-    }
+    _publish(
+        folder,
+        config,
+        layout,
+        state,
+        {
+            "theta": state.theta,
+            "policy": state.policy,
+            "mean": state.mean,
+            **{f"moments.{name}": value for name, value in state.moments.items()},
+            **{f"policy_moments.{name}": value for name, value in state.policy_moments.items()},
+        },
+    )
+
+
+def export_checkpoint(folder: Path, config: RunConfig, layout: Layout, state: MetaState) -> None:
+    """Write what evaluation and adaptation need and no more: the weights in bf16 and the policy.
+
+    Training cannot be continued from it. Atomic, as ``save_checkpoint`` is.
+    """
+    _publish(folder, config, layout, state, {"mean": state.mean.bfloat16(), "policy": state.policy})
+
+
+def _publish(folder: Path, config: RunConfig, layout: Layout, state: MetaState, tensors: dict[str, Tensor]) -> None:
     weights = save({name: tensor.clone().contiguous() for name, tensor in tensors.items()})
     manifest = {
         "format": FORMAT,
@@ -80,6 +97,7 @@ def save_checkpoint(folder: Path, config: RunConfig, layout: Layout, state: Meta
         "layers": layout.layers,
         "sha256": hashlib.sha256(weights).hexdigest(),
     }
+    manifest["manifest_sha256"] = _digest(manifest)
     with publishing(folder) as partial:
         _write(partial / WEIGHTS, weights)
         _write(partial / MANIFEST, json.dumps(manifest, indent=1).encode())
@@ -98,6 +116,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
             raise UserError(f"{folder}: damaged checkpoint ({WEIGHTS} is not what {MANIFEST} describes): use another")
         if manifest["format"] != FORMAT:
             raise UserError(f"{folder}: checkpoint format {manifest['format']}, this metagen reads {FORMAT}: upgrade")
+        if _digest(manifest) != manifest.get("manifest_sha256", _digest(manifest)):
+            raise UserError(f"{folder}: damaged checkpoint ({MANIFEST} is not what was written): use another")
         tensors = load_file(weights)
         return Checkpoint(
             path=folder,
@@ -115,7 +135,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 def checkpoints(run: Path) -> list[Path]:
     """The checkpoint folders of a run, oldest first; ``final`` is the last if it is there."""
-    steps = sorted((run / "checkpoints").glob("step-*"))
+    steps = sorted((run / "checkpoints").glob("step-*"), key=lambda path: (len(path.name), path.name))
     final = run / "checkpoints" / "final"
     return [*(p for p in steps if (p / MANIFEST).is_file()), *([final] if (final / MANIFEST).is_file() else [])]
 
@@ -153,6 +173,12 @@ def publishing(folder: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def _digest(manifest: dict[str, Any]) -> str:
+    """The hash of a manifest without its own."""
+    rest = {key: value for key, value in manifest.items() if key != "manifest_sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
 def _resolve(path: Path) -> Path:
     if (path / MANIFEST).is_file():
         return path
@@ -168,9 +194,9 @@ def _state(manifest: dict[str, Any], tensors: dict[str, Tensor]) -> MetaState:
         return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
 
     return MetaState(
-        theta=tensors["theta"],
+        theta=tensors.get("theta", tensors["mean"]).float(),
         policy=tensors["policy"],
-        mean=tensors["mean"],
+        mean=tensors["mean"].float(),
         moments=group("moments."),
         policy_moments=group("policy_moments."),
         step=manifest["step"],

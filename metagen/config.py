@@ -173,7 +173,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: expected keys and values, such as 'seed: 0'")
-    return values
+    try:  # what JSON cannot hold either, such as a date, is read as the text it was written as
+        plain: dict[str, Any] = json.loads(json.dumps(values, default=str))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not a config ({error}): use plain keys and values, such as 'seed: 0'") from None
+    return plain
 
 
 def override(values: Mapping[str, Any], assignments: Sequence[str]) -> dict[str, Any]:

@@ -20,6 +20,9 @@ from metagen.tasks.episodes import Episode
 class FomamlOptions(Strict):
     query_at: dict[int, float] = Field(default={0: 1.0, 5: 1.0, 10: 1.0})
     """Weight of the query loss after so many inner steps; step 0 keeps the starting point good by itself."""
+    query_draws: int = Field(4, ge=1)
+    """Noise draws for each query image: the inner product of this gradient with each inner direction is what
+    step sizes learn from, and a few more draws make it far less noisy."""
 
     @model_validator(mode="after")
     def _weights(self) -> FomamlOptions:
@@ -39,6 +42,7 @@ class Fomaml:
         total = sum(options.query_at.values())
         self.weights = {k: w / total for k, w in sorted(options.query_at.items())}
         self.steps = max(self.weights)
+        self.query_draws = options.query_draws
 
     def estimate(
         self,
@@ -54,6 +58,7 @@ class Fomaml:
         for episode, rng in zip(episodes, rngs, strict=True):
             run = Run(policy_vector, problem.network.layers, traced=True)
             condition = Condition.of_tasks(episode.support[None])
+            images = episode.query.repeat_interleave(self.query_draws, dim=0)
             # Every query of an episode uses the same noise: what changes along the path is phi alone.
             noise = rng.get_state()
             query: list[tuple[int, Tensor]] = []
@@ -61,7 +66,7 @@ class Fomaml:
                 if step.taken in self.weights:
                     bank = torch.Generator()
                     bank.set_state(noise)
-                    loss, slope = problem.gradient(step.parameters, condition, episode.query, bank)
+                    loss, slope = problem.gradient(step.parameters, condition, images, bank)
                     query.append((step.taken, self.weights[step.taken] * slope))
                     _add(metrics, f"query_loss/{step.taken}", loss / len(episodes))
                     _add(metrics, "loss", self.weights[step.taken] * loss / len(episodes))

@@ -5,18 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor
 
 from metagen.flat import Layout
-from metagen.policies.policy import Run
-from metagen.policies.rules import RULES
+from metagen.policies.policy import Gradient, Run
+from metagen.policies.rules import RULES, known_rule
 from metagen.strict import Strict
 
 
 class FixedOptions(Strict):
     rule: str = "adam"
     step_size: float = Field(3e-5, gt=0)
+
+    @field_validator("rule")
+    @classmethod
+    def _known(cls, rule: str) -> str:
+        return known_rule(rule)
 
 
 class Fixed:
@@ -31,8 +36,11 @@ class Fixed:
     def initial(self, layout: Layout) -> Tensor:
         return torch.zeros(0)
 
-    def step(self, run: Run, parameters: Tensor, gradient: Tensor, step: int) -> None:
-        parameters.sub_(self.rule(run.state, gradient, step), alpha=self.step_size)
+    def wants_halves(self, step: int) -> bool:
+        return False
+
+    def step(self, run: Run, parameters: Tensor, gradient: Gradient, step: int) -> None:
+        parameters.sub_(self.rule(run.state, gradient.mean, step), alpha=self.step_size)
 
     def hypergradient(self, run: Run, query: Sequence[tuple[int, Tensor]]) -> Tensor:
         return torch.zeros_like(run.vector)

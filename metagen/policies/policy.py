@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -28,6 +28,13 @@ class Run:
     """Log step sizes ``[L]`` of the steps taken, differentiable in ``vector``, if traced."""
 
 
+class Gradient(NamedTuple):
+    """The support loss's gradient ``[P]``, and where the policy asked for it those of two halves of the set."""
+
+    mean: Tensor
+    halves: tuple[Tensor, Tensor] | None = None
+
+
 class Policy(Protocol):
     """An optimisation strategy: a rule, step sizes, and how they are learned."""
 
@@ -35,8 +42,12 @@ class Policy(Protocol):
         """The policy's parameters ``[G]`` at the start of training; empty for one that does not learn."""
         ...
 
-    def step(self, run: Run, parameters: Tensor, gradient: Tensor, step: int) -> None:
-        """Take inner step ``step`` (from 0): change ``parameters [P]`` in place along ``gradient [P]``."""
+    def wants_halves(self, step: int) -> bool:
+        """Whether the gradients of two halves of the support set are of use at inner step ``step``."""
+        ...
+
+    def step(self, run: Run, parameters: Tensor, gradient: Gradient, step: int) -> None:
+        """Take inner step ``step`` (from 0): change ``parameters [P]`` in place along the gradient."""
         ...
 
     def hypergradient(self, run: Run, query: Sequence[tuple[int, Tensor]]) -> Tensor:

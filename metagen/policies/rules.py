@@ -12,6 +12,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from metagen.errors import nearest
+
 State = dict[str, Tensor]
 
 
@@ -71,3 +73,10 @@ class Sign:
 
 
 RULES: dict[str, Callable[[], Rule]] = {"sgd": SGD, "momentum": Momentum, "adam": Adam, "sign": Sign}
+
+
+def known_rule(name: str) -> str:
+    """``name`` if it is in ``RULES``; else ``ValueError`` with the nearest."""
+    if name not in RULES:
+        raise ValueError(f"unknown rule '{name}'{nearest(name, RULES)}")
+    return name

@@ -10,16 +10,16 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor
 
-from metagen.errors import nearest
 from metagen.flat import Layout
-from metagen.policies.policy import Run
-from metagen.policies.rules import RULES
+from metagen.policies.policy import Gradient, Run
+from metagen.policies.rules import RULES, known_rule
 from metagen.strict import Strict
 
 FEATURES = 2
-SIGNAL_MEAN, SIGNAL_DEVIATION, SIGNAL_PRIOR = 0.35, 0.15, 2.0
-"""Share of signal in the gradient of a task of the training distribution, to standardise with: measured on the
-packaged set (docs/log.md); and the steps that the prior counts for."""
+AGREEMENT_MEAN, AGREEMENT_DEVIATION = 0.0, 0.12
+"""Agreement of the halves' gradients on tasks of the training distribution, to standardise with (docs/log.md)."""
+LOOKS = 5
+"""Steps whose gradients are taken in halves: later ones say little about the task that these did not."""
 
 
 class LearnedStepsOptions(Strict):
@@ -29,16 +29,14 @@ class LearnedStepsOptions(Strict):
     horizon: int = Field(20, ge=1)
     """Inner steps with a step size of their own; later steps use the last one's."""
     features: bool = True
-    """Let step sizes depend on how much of the task's gradient is signal."""
+    """Let step sizes depend on how far the images of the task agree."""
     start_weight: float = 0.5
-    """Where the weight of the signal over the whole network starts, in nats a standard deviation."""
+    """Where the weight of the agreement over the whole network starts, in nats a standard deviation."""
 
     @field_validator("rule")
     @classmethod
     def _known(cls, rule: str) -> str:
-        if rule not in RULES:
-            raise ValueError(f"unknown rule '{rule}'{nearest(rule, RULES)}")
-        return rule
+        return known_rule(rule)
 
 
 class LearnedSteps:
@@ -46,10 +44,10 @@ class LearnedSteps:
 
         log_size[l, j] = layer[l] + step[j] + both[l, j] + weights[l] . features[l, j]
 
-    The features of layer ``l`` at step ``j`` say how much of the gradient is signal: the share of its squared
-    norm that successive gradients of the task, each with fresh noise, have in common; in the layer and over the
-    whole network, standardised. A large share means that the task is unlike what the network knows (a shift),
-    where larger steps pay; a gradient that is all noise means that there is little left to learn.
+    The features are how far the gradients of two halves of the support set agree (their cosine), in layer ``l``
+    and over the whole network, standardised, from the first steps. Where images agree on a direction, it is the
+    class that asks for it and not the single image: the task is unlike what the network knows (a shift), and
+    larger steps pay on images not shown. Where they do not, small steps are as much as is safe.
     """
 
     Options = LearnedStepsOptions
@@ -64,10 +62,13 @@ class LearnedSteps:
         weights = torch.tensor([0.0, self.options.start_weight if self.options.features else 0.0])
         return torch.cat([start, torch.zeros(horizon + layers * horizon), weights.repeat(layers)])
 
-    def step(self, run: Run, parameters: Tensor, gradient: Tensor, step: int) -> None:
+    def wants_halves(self, step: int) -> bool:
+        return self.options.features and step < LOOKS
+
+    def step(self, run: Run, parameters: Tensor, gradient: Gradient, step: int) -> None:
         with torch.enable_grad():
-            sizes = self._log_sizes(run, self._features(run, gradient, step), step)
-        direction = self.rule(run.state, gradient, step)
+            sizes = self._log_sizes(run, self._features(run, gradient), step)
+        direction = self.rule(run.state, gradient.mean, step)
         parameters.addcmul_(run.layers.spread(sizes.detach().exp()), direction, value=-1)
         if run.traced:
             run.log_sizes.append(sizes)
@@ -110,25 +111,24 @@ class LearnedSteps:
         j = min(step, self.options.horizon - 1)
         return layer + per_step[j] + both[:, j] + (weights * features).sum(1)
 
-    def _features(self, run: Run, gradient: Tensor, step: int) -> Tensor:
-        """``[L, 2]``: the share of signal, a layer and overall, standardised; 0 at the first step.
-
-        With gradients ``g_j = s + noise_j`` and ``m_j`` the mean of those before ``g_j``, ``<g_j, m_j>`` is
-        ``|s|^2`` on average whatever ``j``; its running sum over that of ``<g_j, g_j>`` is the share.
-        """
-        if not self.options.features:
-            return gradient.new_zeros(run.layers.count, FEATURES)
-        past = run.state.setdefault("past", torch.zeros_like(gradient))
-        common = run.state.setdefault("common", gradient.new_zeros(run.layers.count))
-        squares = run.state.setdefault("squares", gradient.new_zeros(run.layers.count))
-        if step:
-            common += run.layers.dot(gradient, past)
-            squares += run.layers.dot(gradient, gradient)
-        past.lerp_(gradient, 1 / (step + 1))
-        if not step:
-            return gradient.new_zeros(run.layers.count, FEATURES)
-        tiny = torch.finfo(squares.dtype).tiny
-        local = common / squares.clamp_min(tiny)
-        overall = (common.sum() / squares.sum().clamp_min(tiny)).expand_as(local)
-        trust = step / (step + SIGNAL_PRIOR)  # a share seen over few steps is mostly chance: shrink it
-        return trust * ((torch.stack([local, overall], dim=1) - SIGNAL_MEAN) / SIGNAL_DEVIATION).clamp(-3, 3)
+    def _features(self, run: Run, gradient: Gradient) -> Tensor:
+        """``[L, 2]``: agreement so far, a layer and overall, standardised; 0 where there were no halves."""
+        state, layers = run.state, run.layers
+        if gradient.halves is not None:
+            one, other = gradient.halves
+            dot = layers.dot(one, other)
+            lengths = (layers.dot(one, one) * layers.dot(other, other)).sqrt()
+            whole = (one.square().sum() * other.square().sum()).sqrt()
+            zeros = torch.zeros_like(dot)
+            state["dot"] = state.get("dot", zeros) + dot
+            state["lengths"] = state.get("lengths", zeros) + lengths
+            state["whole"] = state.get("whole", zeros) + whole
+            state["looks"] = state.get("looks", zeros) + 1
+        if "looks" not in state:
+            return gradient.mean.new_zeros(layers.count, FEATURES)
+        tiny = torch.finfo(torch.float32).tiny
+        local = state["dot"] / state["lengths"].clamp_min(tiny)
+        overall = state["dot"].sum() / state["whole"].clamp_min(tiny)
+        trust = state["looks"] / (state["looks"] + 1)  # one look is half chance: shrink it towards the mean
+        standard = (torch.stack([local, overall], dim=1) - AGREEMENT_MEAN) / AGREEMENT_DEVIATION
+        return trust[:, None] * standard.clamp(-3, 3)

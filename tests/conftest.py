@@ -1,0 +1,287 @@
+"""What many tests stand on: a tiny image set, a tiny run, one Ray for the whole session, the command line."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from torch import Tensor, nn
+
+from metagen import work
+from metagen.adapt import Problem
+from metagen.config import RunConfig, override
+from metagen.flat import FlatNetwork
+from metagen.generators import Condition, Draw
+from metagen.learner import Learner, MetaState, initial_state
+from metagen.pool import Pool, SerialPool
+from metagen.records import StepReport
+from metagen.tasks import ImageSet
+from metagen.tasks.imageset import offsets_of
+from metagen.train import train
+
+TINY: dict[str, Any] = {
+    "name": "tiny",
+    "seed": 3,
+    "data": {"image_size": 16},
+    "episode": {"shots": 3, "queries": 2, "draws": 1},
+    "generator": {"architecture": {"patch": 4, "widths": [16], "embedding": 16}},
+    "policy": {"name": "learned-steps", "options": {"horizon": 2}},
+    "phases": [
+        {"estimator": "joint", "steps": 3, "items": 3, "tasks": 2, "outer": {"warmup": 1}},
+        {
+            "estimator": "fomaml",
+            "options": {"query_at": {"0": 1.0, "2": 1.0}},
+            "steps": 2,
+            "items": 3,
+            "tasks": 1,
+            "shift": 0.5,
+            "outer": {"optimizer": "adam", "learning_rate": 1.0e-3, "warmup": 0},
+        },
+    ],
+    "ema": 0.5,
+    "precision": "fp32",
+    "pool": {"kind": "serial"},
+}
+"""Joint, then fomaml with learned step sizes, in milliseconds a step."""
+
+FAULTS = Path(__file__).parent / "cluster" / "faults"
+"""Holds a module with estimators that fail on purpose; Ray's workers and subprocesses import it by name."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """As in every metagen process: a sum split over another number of threads rounds differently."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny_images() -> ImageSet:
+    """14 classes of 16 grey 16x16 images, each a smooth pattern of its class with noise; 8 train, 3 valid, 3 test."""
+    rng, classes, each = np.random.default_rng(0), 14, 16
+    patterns = rng.integers(0, 2, (classes, 1, 1, 4, 4)).repeat(4, axis=3).repeat(4, axis=4) * 180
+    images = (patterns + rng.integers(0, 60, (classes, each, 1, 16, 16))).astype(np.uint8)
+    names = tuple(f"class{index:02d}" for index in range(classes))
+    split = np.array([0] * 8 + [1] * 3 + [2] * 3, dtype=np.uint8)
+    return ImageSet(
+        "tiny", images.reshape(-1, 1, 16, 16), offsets_of([each] * classes), names, ("",) * classes, split, "made here"
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_npz(tiny_images: ImageSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny image set as a file."""
+    path = tmp_path_factory.mktemp("data") / "tiny.npz"
+    labels = np.repeat(np.arange(len(tiny_images.classes)), tiny_images.counts)
+    np.savez(
+        path,
+        images=tiny_images.images[:, 0],
+        labels=labels,
+        names=np.array(tiny_images.classes),
+        split=tiny_images.split,
+    )
+    return path
+
+
+MakeConfig = Callable[..., RunConfig]
+
+
+@pytest.fixture(scope="session")
+def tiny_config() -> MakeConfig:
+    """A tiny run, changed as with ``--set``: ``tiny_config("seed=1", "phases.0.steps=2")``."""
+
+    def make(*assignments: str) -> RunConfig:
+        return RunConfig.parse(override(TINY, assignments))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_yaml(tiny_npz: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny run as a config file that reads the tiny image set from disk."""
+    path = tmp_path_factory.mktemp("config") / "tiny.yaml"
+    data = {"source": "npz", "path": str(tiny_npz), "image_size": 16}
+    path.write_text(yaml.safe_dump({**TINY, "data": data}))
+    return path
+
+
+@pytest.fixture(scope="session")
+def new_learner(tiny_images: ImageSet) -> Callable[[RunConfig], tuple[Learner, work.Parts]]:
+    """A learner at the start of a run, and the parts that its workers need."""
+
+    def make(config: RunConfig) -> tuple[Learner, work.Parts]:
+        parts = work.build(config, tiny_images)
+        layout = parts.problem.network.layout
+        return Learner(config, layout, initial_state(parts.problem.network.initial, parts.policy, layout)), parts
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def run_to_end(
+    new_learner: Callable[[RunConfig], tuple[Learner, work.Parts]],
+) -> Callable[..., tuple[MetaState, list[StepReport]]]:
+    """Train ``config`` to its end, serially or with the pool that ``make_pool(parts)`` gives."""
+
+    def run(
+        config: RunConfig, make_pool: Callable[[work.Parts], Pool] = SerialPool
+    ) -> tuple[MetaState, list[StepReport]]:
+        learner, parts = new_learner(config)
+        pool = make_pool(parts)
+        try:
+            reports = list(train(learner, pool))
+        finally:
+            pool.close()
+        return learner.state, reports
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def assert_same_state() -> Callable[[MetaState, MetaState], None]:
+    """Two learners' states are equal bit for bit, in every field."""
+
+    def equal(a: Any, b: Any, name: str) -> None:
+        if isinstance(a, torch.Tensor):
+            assert a.dtype == b.dtype, name
+            assert torch.equal(a, b), f"{name}: {int((a != b).sum())} of {a.numel()} differ"
+        elif isinstance(a, dict) and any(isinstance(value, torch.Tensor) for value in a.values()):
+            assert a.keys() == b.keys(), name
+            for key in a:
+                equal(a[key], b[key], f"{name}.{key}")
+        else:
+            assert a == b, name
+
+    def check(a: MetaState, b: MetaState) -> None:
+        for field in fields(MetaState):
+            equal(getattr(a, field.name), getattr(b, field.name), field.name)
+
+    return check
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[None]:
+    """One local Ray for all tests marked ``ray``."""
+    import ray
+
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    sys.path.insert(0, str(FAULTS))  # workers are given the driver's sys.path as it is now
+    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    yield
+    ray.shutdown()
+    sys.path.remove(str(FAULTS))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def errors(self) -> list[str]:
+        """The lines of stderr that report an error."""
+        return [line for line in self.err.splitlines() if line.lower().startswith("error:")]
+
+
+@pytest.fixture
+def metagen(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+    """The command line, in this process: ``metagen("train", "tiny.yaml")``."""
+    from launch.cli import main
+
+    def run(*arguments: object) -> Outcome:
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", ["metagen", *map(str, arguments)])
+        code = 0
+        try:
+            main()
+        except SystemExit as exited:
+            code = int(exited.code or 0)
+        captured = capsys.readouterr()
+        return Outcome(code, captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture
+def start_metagen() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """The command line as a process in a group of its own; what still runs at the end of the test is killed."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*arguments: object, **environment: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "launch.cli", *map(str, arguments)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "RAY_ADDRESS": "", **environment},
+            start_new_session=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+@pytest.fixture(scope="session")
+def trained(tiny_yaml: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished tiny run. Tests read it; one that writes takes a copy."""
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    from launch.preset import load_config
+    from launch.session import Workers, start
+
+    config = load_config(str(tiny_yaml), ["log.checkpoint_every=2"], None, None)
+    start(config, folder, Workers.choose(config, "serial", None, None))
+    return folder
+
+
+class ToyFamily:
+    """Grey 4x4 images, conditioned on the mean of the set; smooth in the parameters, or linear in them."""
+
+    channels, image_size = 1, 4
+
+    def __init__(self, linear: bool, noise: float) -> None:
+        self.linear, self.noise = linear, noise
+
+    def build(self) -> nn.Module:
+        return nn.Linear(16, 16) if self.linear else nn.Sequential(nn.Linear(16, 5), nn.Tanh(), nn.Linear(5, 16))
+
+    def draw(self, count: int, rng: torch.Generator) -> Draw:
+        return {"noise": self.noise * torch.randn(count, 16, generator=rng)}
+
+    def losses(self, network: nn.Module, condition: Condition, images: Tensor, draw: Draw) -> Tensor:
+        members, x = condition.members.double(), images.flatten(1).double()
+        means = members @ condition.support.flatten(1).double() / members.sum(1, keepdim=True).clamp_min(1)
+        out = network(x + draw["noise"].double() - means.repeat_interleave(len(x) // len(means), dim=0))
+        return (out * x.flip(1)).sum(1) if self.linear else (out - x).square().sum(1)
+
+    def sample(self, network: nn.Module, condition: Condition, count: int, rng: torch.Generator) -> Tensor:
+        raise NotImplementedError
+
+
+@pytest.fixture(scope="session")
+def toy_problem() -> Callable[..., Problem]:
+    """A problem in float64, small enough for finite differences; ``linear`` in its parameters if asked for."""
+
+    def make(linear: bool = False, noise: float = 0.5, draws: int = 1) -> Problem:
+        family = ToyFamily(linear, noise)
+        network = FlatNetwork(work.initialised(family, 0).double(), torch.device("cpu"), torch.float64)
+        return Problem(family, network, draws)
+
+    return make

@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from metagen.adapt import Problem, adapt
+from metagen.generators import Condition
+from metagen.policies import REGISTRY, Policy, Run
+from metagen.registry import options_of
+from metagen.seeding import torch_generator
+
+
+def _policy(name: str, **options: Any) -> Policy:
+    policy: Policy = REGISTRY[name](options_of("policy", REGISTRY[name], options))
+    return policy
+
+
+def _adapt(problem: Problem, theta: Tensor, support: Tensor, steps: int, seed: int = 0, name: str = "fixed") -> Any:
+    policy = _policy(name, step_size=0.01)
+    run = Run(policy.initial(problem.network.layout), problem.network.layers)
+    return adapt(problem, theta, support, policy, run, steps, torch_generator(seed))
+
+
+def _support(count: int = 4, seed: int = 0) -> Tensor:
+    return torch.randn(count, 1, 4, 4, generator=torch_generator(seed, "support"))
+
+
+@pytest.mark.parametrize("name", sorted(REGISTRY))
+@pytest.mark.parametrize("shots", [1, 2, 5])
+def test_adapting_yields_the_start_and_each_step_and_changes_no_input(toy_problem: Any, name: str, shots: int) -> None:
+    problem, support = toy_problem(), _support(shots)
+    theta = problem.network.initial.clone()
+    taken, path = [], []
+    for step in _adapt(problem, theta, support, 4, name=name):
+        taken.append(step.taken)
+        path.append(step.parameters.clone())
+        assert (step.taken == 0) == (step.support_loss != step.support_loss)
+    assert taken == [0, 1, 2, 3, 4]
+    assert torch.equal(path[0], theta)
+    assert torch.equal(theta, problem.network.initial)
+    assert torch.equal(support, _support(shots))
+    assert all(not torch.equal(a, b) for a, b in zip(path, path[1:], strict=False))
+    assert all(torch.isfinite(parameters).all() for parameters in path)
+
+
+@pytest.mark.parametrize("name", sorted(REGISTRY))
+def test_one_seed_gives_one_adaptation_and_seeds_differ(toy_problem: Any, name: str) -> None:
+    problem = toy_problem()
+    ends = []
+    for seed in (1, 1, 2):
+        *_, last = _adapt(problem, problem.network.initial, _support(), 3, seed, name)
+        ends.append((last.parameters.clone(), last.support_loss))
+    assert torch.equal(ends[0][0], ends[1][0])
+    assert ends[0][1] == ends[1][1]
+    assert not torch.equal(ends[0][0], ends[2][0])
+
+
+def test_no_steps_is_the_starting_point_alone(toy_problem: Any) -> None:
+    problem = toy_problem()
+    [step] = _adapt(problem, problem.network.initial, _support(), 0)
+    assert step.taken == 0
+    assert torch.equal(step.parameters, problem.network.initial)
+
+
+@pytest.mark.parametrize("name", sorted(REGISTRY))
+def test_the_support_loss_falls(toy_problem: Any, name: str) -> None:
+    problem = toy_problem(noise=0.0)
+    losses = [step.support_loss for step in _adapt(problem, problem.network.initial, _support(), 30, name=name)]
+    assert losses[-1] < 0.8 * losses[1]
+
+
+def test_the_way_there_does_not_depend_on_how_far_it_goes(toy_problem: Any) -> None:
+    problem = toy_problem()
+    short = [step.parameters.clone() for step in _adapt(problem, problem.network.initial, _support(), 2)]
+    long = [step.parameters.clone() for step in _adapt(problem, problem.network.initial, _support(), 5)]
+    assert all(torch.equal(a, b) for a, b in zip(short, long, strict=False))
+
+
+def test_more_noise_draws_leave_a_noiseless_adaptation_as_it_is(toy_problem: Any) -> None:
+    ends = []
+    for draws in (1, 3):
+        problem = toy_problem(noise=0.0, draws=draws)
+        *_, last = _adapt(problem, problem.network.initial, _support(), 3)
+        ends.append(last.parameters.clone())
+    assert torch.allclose(*ends, atol=1e-6)
+
+
+@pytest.mark.parametrize("shots", [2, 3, 7])
+def test_each_image_is_conditioned_on_all_the_others(shots: int) -> None:
+    condition = Condition.leave_one_out(_support(shots))
+    assert condition.members.shape == (shots, shots)
+    for k in range(shots):
+        assert condition.members[k].tolist() == [float(j != k) for j in range(shots)]
+
+
+def test_one_image_alone_is_conditioned_on_itself() -> None:
+    assert Condition.leave_one_out(_support(1)).members.tolist() == [[1.0]]
+
+
+def test_each_task_sees_its_own_support_images() -> None:
+    support = torch.stack([_support(3, seed) for seed in range(2)])
+    condition = Condition.of_tasks(support)
+    assert torch.equal(condition.support, support.flatten(0, 1))
+    assert condition.members.tolist() == [[1, 1, 1, 0, 0, 0], [0, 0, 0, 1, 1, 1]]
+
+
+def test_a_problems_gradient_is_the_slope_of_its_loss(toy_problem: Any) -> None:
+    problem = toy_problem()
+    theta = problem.network.initial.double()
+    condition, images = Condition.leave_one_out(_support()), _support(8, seed=1)
+    loss, gradient = problem.gradient(theta, condition, images, torch_generator(0))
+    assert loss == float(problem.loss(theta, condition, images, torch_generator(0)).mean())
+    for index in range(0, len(theta), 7):
+        shift = torch.zeros_like(theta)
+        shift[index] = 1e-6
+        above, below = (
+            float(problem.loss(theta + sign * shift, condition, images, torch_generator(0)).mean()) for sign in (1, -1)
+        )
+        assert float(gradient[index]) == pytest.approx((above - below) / 2e-6, rel=1e-4, abs=1e-6)
