@@ -101,15 +101,15 @@ class Learner:
             )
         weights = np.array([r.tasks for r in accepted], dtype=np.float64)
         weights /= weights.sum()
-        total = torch.zeros(self.layout.size + len(self.state.policy))
+        total = np.zeros(self.layout.size + len(self.state.policy), dtype=np.float32)
         for result, weight in zip(accepted, weights, strict=True):
-            total.add_(torch.tensor(result.update), alpha=float(weight))
+            total += np.float32(weight) * result.update
         names = {name for result in accepted for name in result.metrics}
         metrics = {
             name: float(sum(w * r.metrics.get(name, 0.0) for w, r in zip(weights, accepted, strict=True)))
             for name in sorted(names)
         }
-        rate, norm = self._apply(total, accepted, verdicts)
+        rate, norm = self._apply(torch.from_numpy(total), accepted, verdicts)
         return Applied(metrics, dict(verdicts), rate, norm, sum(r.tasks for r in accepted))
 
     def _apply(self, total: Tensor, accepted: list[WorkResult], verdicts: Counter[Verdict]) -> tuple[float, float]:
@@ -122,7 +122,8 @@ class Learner:
         norm = float(gradient.norm())
         theta = state.theta
         if not phase.outer.freeze_generator:
-            theta, moments = meta_update(theta, gradient, norm, moments, phase.outer, self.layout, share)
+            dtype = torch.bfloat16 if self.config.precision == "bf16" else torch.float32
+            theta, moments = meta_update(theta, gradient, norm, moments, phase.outer, self.layout, share, dtype)
         policy = state.policy
         if len(policy):
             slope, policy_moments = adam(policy_gradient, policy_moments, 0.9, 0.99)
@@ -164,9 +165,10 @@ def meta_update(
     outer: OuterConfig,
     layout: Layout,
     share: float,
+    dtype: torch.dtype = torch.float32,
 ) -> tuple[Tensor, Moments]:
     """One step of the outer optimiser on ``theta [P]`` at ``share`` of its learning rate."""
     if norm > outer.clip:
         gradient = gradient * (outer.clip / norm)
-    towards, moments = direction(outer, layout, gradient, moments)
-    return theta - share * outer.learning_rate * towards, moments
+    towards, moments = direction(outer, layout, gradient, moments, dtype)
+    return torch.sub(theta, towards, alpha=share * outer.learning_rate), moments

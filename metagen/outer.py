@@ -6,6 +6,9 @@ All of them work on flat vectors; their moments are vectors too, so a checkpoint
 from __future__ import annotations
 
 import math
+import os
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from typing import Literal
 
 import torch
@@ -45,8 +48,10 @@ class OuterConfig(Strict):
         return warm * decay
 
 
-def direction(config: OuterConfig, layout: Layout, gradient: Tensor, moments: Moments) -> tuple[Tensor, Moments]:
-    """The direction ``[P]`` to step against, and the moments after it."""
+def direction(
+    config: OuterConfig, layout: Layout, gradient: Tensor, moments: Moments, dtype: torch.dtype = torch.float32
+) -> tuple[Tensor, Moments]:
+    """The direction ``[P]`` to step against, and the moments after it. ``dtype`` is that of muon's products."""
     if config.optimizer == "sgd":
         return gradient, moments
     if config.optimizer == "nesterov":
@@ -57,23 +62,36 @@ def direction(config: OuterConfig, layout: Layout, gradient: Tensor, moments: Mo
         return adam_direction, moments
     lookahead = torch.lerp(gradient, moments["first"], config.momentum)
     combined = adam_direction.mul_(config.adam_ratio)
-    for start, rows, columns in layout.matrices():
+
+    def orthogonal(matrix: tuple[int, int, int]) -> None:
+        start, rows, columns = matrix
         part = slice(start, start + rows * columns)
         # Rows are outputs: a step of spectral norm sqrt(rows / columns) changes activations by as much in
         # every layer (Bernstein & Newhouse 2024, arXiv:2409.20325).
         scale = max(1.0, rows / columns) ** 0.5
-        combined[part] = scale * orthogonalise(lookahead[part].view(rows, columns)).flatten()
+        combined[part] = scale * orthogonalise(lookahead[part].view(rows, columns), dtype).flatten()
+
+    # The workers are idle meanwhile. Each matrix is one thread's, so the result is the same at any number.
+    list(_threads().map(orthogonal, sorted(layout.matrices(), key=lambda m: -m[1] * m[2])))
     return combined, moments
+
+
+@cache
+def _threads() -> ThreadPoolExecutor:
+    """Up to four threads, each computing on one; kept for the process's life."""
+    return ThreadPoolExecutor(min(4, os.cpu_count() or 1), initializer=lambda: torch.set_num_threads(1))
 
 
 def adam(gradient: Tensor, moments: Moments, beta1: float, beta2: float) -> tuple[Tensor, Moments]:
     """Adam's direction and its moments (Kingma & Ba 2015, algorithm 1)."""
     count = moments["count"] + 1
-    first = torch.lerp(moments["first"], gradient, 1 - beta1)
-    second = torch.lerp(moments["second"], gradient.square(), 1 - beta2)
     steps = float(count)
-    root = (second / (1 - beta2**steps)).sqrt_().add_(1e-8)
-    return (first / (1 - beta1**steps)).div_(root), {"first": first, "second": second, "count": count}
+    first = torch.lerp(moments["first"], gradient, 1 - beta1)
+    second = torch.mul(moments["second"], beta2).addcmul_(gradient, gradient, value=1 - beta2)
+    # The corrections are folded into the root, which is scaled instead of both moments.
+    scale = (1 - beta1**steps) / math.sqrt(1 - beta2**steps)
+    root = second.sqrt().mul_(scale).add_(1e-8)
+    return first / root, {"first": first, "second": second, "count": count}
 
 
 def no_moments(size: int) -> Moments:
@@ -81,25 +99,31 @@ def no_moments(size: int) -> Moments:
     return {"first": torch.zeros(size), "second": torch.zeros(size), "count": torch.zeros(())}
 
 
-def orthogonalise(matrix: Tensor, iterations: int = 5) -> Tensor:
+def orthogonalise(matrix: Tensor, dtype: torch.dtype = torch.float32, iterations: int = 5) -> Tensor:
     """The nearest orthogonal matrix, roughly: ``U V^T`` of ``matrix = U S V^T``, singular values near 1.
 
     Muon's quintic Newton-Schulz iteration ``X <- (a + b X X^T + c (X X^T)^2) X`` (Jordan et al. 2024,
-    https://kellerjordan.github.io/posts/muon/). Each iteration multiplies X by a polynomial ``q`` of its Gram
-    matrix from the left, so only the small Gram matrix and the product of the ``q`` are iterated; X itself is
-    read twice.
+    https://kellerjordan.github.io/posts/muon/), float32 in and out. In bf16 it is iterated as it stands. In
+    float32, where products cost four times as much, each iteration multiplies X by a polynomial ``q`` of its
+    Gram matrix from the left, so only the small Gram matrix and the product of the ``q`` are iterated and X is
+    read twice; in bf16 that would diverge, since squared singular values need twice the digits.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     tall = matrix.shape[0] > matrix.shape[1]
     x = matrix.T if tall else matrix
-    x = x / (x.norm() + 1e-7)
-    gram, product = x @ x.T, None
-    for iteration in range(iterations):
-        q = torch.addmm(gram, gram, gram, beta=b, alpha=c)
-        q.diagonal().add_(a)
-        product = q if product is None else q @ product
-        if iteration + 1 < iterations:
-            gram = q @ gram @ q
-    assert product is not None
-    x = product @ x
-    return x.T if tall else x
+    x = (x / (x.norm() + 1e-7)).to(dtype)
+    if dtype == torch.bfloat16:
+        for _ in range(iterations):
+            gram = x @ x.T
+            x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    else:
+        gram, product = x @ x.T, None
+        for iteration in range(iterations):
+            q = torch.addmm(gram, gram, gram, beta=b, alpha=c)
+            q.diagonal().add_(a)
+            product = q if product is None else q @ product
+            if iteration + 1 < iterations:
+                gram = q @ gram @ q
+        assert product is not None
+        x = product @ x
+    return (x.T if tall else x).float()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -42,7 +43,7 @@ def test_adapting_yields_the_start_and_each_step_and_changes_no_input(toy_proble
     assert torch.equal(path[0], theta)
     assert torch.equal(theta, problem.network.initial)
     assert torch.equal(support, _support(shots))
-    assert all(not torch.equal(a, b) for a, b in zip(path, path[1:], strict=False))
+    assert all(not torch.equal(a, b) for a, b in itertools.pairwise(path))
     assert all(torch.isfinite(parameters).all() for parameters in path)
 
 

@@ -183,7 +183,7 @@ def test_a_save_that_fails_leaves_the_old_one_whole_and_nothing_else(
     with monkeypatch.context() as patched:
         patched.setattr(os, "fsync", failing(os.fsync))
         patched.setattr(Path, "mkdir", failing(Path.mkdir))
-        with pytest.raises(UserError, match="No space left on device.: free some space") as caught:
+        with pytest.raises(UserError, match=r"No space left on device\): free some space") as caught:
             _save(learner, tmp_path / "c")
     _one_line(caught)
     assert reached == calls
@@ -193,17 +193,25 @@ def test_a_save_that_fails_leaves_the_old_one_whole_and_nothing_else(
         assert_same_state(load_checkpoint(tmp_path / "c").state, learner.state if in_place else before)
 
 
-def test_a_save_killed_midway_is_not_taken_for_a_checkpoint(learner: Learner, tmp_path: Path) -> None:
+def test_what_a_killed_save_left_is_not_taken_for_a_checkpoint(learner: Learner, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    _save(learner, run / "checkpoints" / "step-000002")
-    with pytest.raises(RuntimeError, match="killed"), publishing(run / "checkpoints" / "step-000004") as partial:
-        shutil.copytree(run / "checkpoints" / "step-000002", partial, dirs_exist_ok=True)
-        shutil.copytree(partial, run / "checkpoints" / ".partial-step-000004-99")
-        raise RuntimeError("killed")
-    assert [path.name for path in checkpoints(run)] == ["step-000002"]
-    assert load_checkpoint(run).path.name == "step-000002"
+    whole = _save(learner, run / "checkpoints" / "step-000002")
+    shutil.copytree(whole, run / "checkpoints" / ".partial-step-000004-99")
+    assert checkpoints(run) == [whole]
+    assert load_checkpoint(run).path == whole
     prune(run, keep=1)
-    assert [path.name for path in (run / "checkpoints").iterdir()] == ["step-000002"]
+    assert list((run / "checkpoints").iterdir()) == [whole]
+
+
+def test_a_folder_that_is_interrupted_while_it_is_written_vanishes(tmp_path: Path) -> None:
+    def interrupted() -> None:
+        with publishing(tmp_path / "folder") as partial:
+            (partial / "file").write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert not list(tmp_path.iterdir())
 
 
 def test_pruning_keeps_the_newest_and_the_final_one(learner: Learner, tmp_path: Path) -> None:

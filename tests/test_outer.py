@@ -68,32 +68,38 @@ def test_muon_orthogonalises_matrices_and_leaves_the_rest_to_adam() -> None:
         assert torch.allclose(parts[name], scale * orthogonalise(lookahead[name]))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("shape", [(8, 8), (32, 9), (9, 32), (1, 16), (16, 1), (64, 576)])
-def test_orthogonalising_brings_all_singular_values_near_one(shape: tuple[int, int]) -> None:
-    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(2)) * 1e-3
-    values = torch.linalg.svdvals(orthogonalise(matrix).double())
-    well_conditioned = torch.linalg.svdvals(matrix.double())[-1] > 1e-2 * torch.linalg.norm(matrix.double())
-    assert values.max() < 1.25
-    assert not well_conditioned or values.min() > 0.6
+def test_orthogonalising_brings_all_singular_values_near_one(shape: tuple[int, int], dtype: torch.dtype) -> None:
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(2))
+    u, _, v = torch.linalg.svd(matrix, full_matrices=False)
+    matrix = 1e-3 * u @ torch.diag(torch.linspace(1, 0.1, min(shape))) @ v  # of full rank, and small
+    result = orthogonalise(matrix, dtype)
+    values = torch.linalg.svdvals(result.double())
+    assert result.dtype == torch.float32
+    assert 0.6 < values.min() <= values.max() < 1.25
 
 
-@pytest.mark.parametrize("shape", [(6, 6), (12, 5), (5, 12)])
-def test_orthogonalising_is_the_plain_newton_schulz_iteration(shape: tuple[int, int]) -> None:
-    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 0.1)])
+@pytest.mark.parametrize("shape", [(6, 6), (12, 5), (5, 12), (64, 144)])
+def test_orthogonalising_is_the_plain_newton_schulz_iteration(
+    shape: tuple[int, int], dtype: torch.dtype, tolerance: float
+) -> None:
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(3))
     before = matrix.clone()
-    x = matrix / (matrix.norm() + 1e-7)
+    x = matrix.double() / (matrix.double().norm() + 1e-7)
     for _ in range(5):
         gram = x @ x.T
         x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
-    assert torch.allclose(orthogonalise(matrix), x, rtol=1e-9, atol=1e-12)
+    assert torch.linalg.norm(orthogonalise(matrix, dtype).double() - x) < tolerance * torch.linalg.norm(x)
     assert torch.equal(matrix, before)
 
 
 def test_orthogonalising_keeps_the_singular_vectors() -> None:
-    matrix = torch.randn(6, 4, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    matrix = torch.randn(6, 4, generator=torch.Generator().manual_seed(4))
     u, _, v = torch.linalg.svd(matrix, full_matrices=False)
     inside = u.T @ orthogonalise(matrix) @ v.T
-    assert torch.allclose(inside, torch.diag(inside.diagonal()), atol=1e-9)
+    assert torch.allclose(inside, torch.diag(inside.diagonal()), atol=1e-4)
     assert (inside.diagonal() > 0).all()
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -137,7 +138,7 @@ def test_beyond_the_horizon_the_last_step_size_holds(toy_problem: Any) -> None:
         step.parameters.clone()
         for step in adapt(problem, problem.network.initial.double(), support, policy, run, 6, torch_generator("noise"))
     ]
-    moves = [b - a for a, b in zip(path, path[1:], strict=False)]
+    moves = [b - a for a, b in itertools.pairwise(path)]
     assert all(torch.allclose(moves[2], move, rtol=1e-4) for move in moves[3:])
     assert not torch.allclose(moves[0], moves[1], rtol=1e-2)
     assert not torch.allclose(moves[1], moves[2], rtol=1e-2)
