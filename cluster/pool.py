@@ -50,12 +50,12 @@ class RayPool:
         options = {"num_cpus": cpus, "num_gpus": gpus, "runtime_env": {"env_vars": _environment()}}
         values = config.model_dump(mode="json")
         self._actors = [
-            Actor.options(**options).remote(f"actor-{i}", values, self._images)  # type: ignore[attr-defined]
+            Actor.options(**options).remote(f"actor-{i}", values)  # type: ignore[attr-defined]
             for i in range(workers)
         ]
         try:
-            ray.get([actor.ping.remote() for actor in self._actors])
-        except RayActorError as error:
+            ray.get([actor.prepare.remote([self._images]) for actor in self._actors])
+        except RayTaskError as error:
             self.close()
             raise _reason(error) from None
 
@@ -78,7 +78,7 @@ class RayPool:
             resting = [(when, actor) for when, actor in resting if when > now]
             while waiting and free:
                 item, actor = waiting.popleft(), free.popleft()
-                running[actor.run.remote(item, *self._snapshot)] = (item, actor)
+                running[actor.run.remote(item, *self._snapshot, [self._images])] = (item, actor)
             if not running:
                 time.sleep(RETRY_SECONDS / 4)
                 continue
@@ -97,10 +97,7 @@ class RayPool:
                     resting.append((now + RETRY_SECONDS, actor))
                     continue
                 except RayTaskError as error:
-                    if isinstance(error.cause, UserError):
-                        raise error.cause from None
-                    # A bug in the work itself: raise it as if it had happened here.
-                    raise error.as_instanceof_cause() from error
+                    raise _reason(error) from error
                 silent_since = None
                 free.append(actor)
                 yield result
@@ -166,11 +163,10 @@ def _probe(address: str) -> None:
         raise UserError(f"no Ray cluster answers at {address} ({why}): check 'ray status' there") from None
 
 
-def _reason(error: RayActorError) -> Exception:
-    """The user's mistake that an actor's constructor named, else ``error`` with its traceback."""
-    lines = str(error).strip().splitlines()
-    mark = f"{UserError.__module__}.{UserError.__name__}: "
-    return UserError(lines[-1].removeprefix(mark)) if lines and lines[-1].startswith(mark) else error
+def _reason(error: RayTaskError) -> Exception:
+    """What went wrong at an actor, as if it had happened here: a user's mistake, or a bug with its traceback."""
+    cause: Exception = error.cause
+    return cause if isinstance(cause, UserError) else error.as_instanceof_cause()
 
 
 def _environment() -> dict[str, str]:

@@ -28,7 +28,7 @@ class Console:
         self.loss: float | None = None
         self.rate: float | None = None
         self.started = time.monotonic()
-        self._seen = 0
+        self._seen = self._phase = 0
         who = "in this process" if kind == "serial" else f"{workers} Ray actor{'s' if workers > 1 else ''}"
         network = parts.problem.network.layout
         self.line(f"[bold]{config.name}[/] -> {folder}")
@@ -72,6 +72,9 @@ class Console:
     def write(self, report: StepReport) -> None:
         """Show one step."""
         rate = report.tasks / report.seconds["total"]
+        if report.phase != self._phase:  # another estimator: other losses, another rate
+            self.loss = self.rate = None
+            self._phase = report.phase
         self.loss = report.loss if self.loss is None else 0.95 * self.loss + 0.05 * report.loss
         self.rate = rate if self.rate is None else 0.9 * self.rate + 0.1 * rate
         phase = self.config.phases[report.phase].estimator

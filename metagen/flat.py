@@ -54,12 +54,12 @@ class Layout:
             self.view(flat, i).copy_(tensors[name].detach())
         return flat
 
-    def matrices(self) -> list[tuple[int, int, int]]:
-        """``(start, rows, columns)`` of every parameter of two or more dimensions, rows being outputs."""
+    def kernels(self) -> list[tuple[int, int, int]]:
+        """``(start, rows, columns)`` of every convolution kernel as a matrix, rows being outputs."""
         return [
             (start, shape[0], torch.Size(shape[1:]).numel())
             for start, shape in zip(self.offsets, self.shapes, strict=True)
-            if len(shape) >= 2
+            if len(shape) == 4
         ]
 
 

@@ -27,7 +27,7 @@ class OuterConfig(Strict):
     optimizer: Literal["adam", "muon", "sgd", "nesterov"] = "muon"
     learning_rate: float = Field(0.02, gt=0)
     adam_ratio: float = Field(0.15, gt=0)
-    """With muon: learning rate of what is not a matrix (biases, norms), which Adam steps, as a share."""
+    """With muon, which steps convolution kernels: Adam's learning rate for all the rest, as a share."""
     momentum: float = Field(0.9, ge=0, lt=1)
     beta2: float = Field(0.99, ge=0, lt=1)
     clip: float = Field(1.0, gt=0)
@@ -72,7 +72,7 @@ def direction(
         combined[part] = scale * orthogonalise(lookahead[part].view(rows, columns), dtype).flatten()
 
     # The workers are idle meanwhile. Each matrix is one thread's, so the result is the same at any number.
-    list(_threads().map(orthogonal, sorted(layout.matrices(), key=lambda m: -m[1] * m[2])))
+    list(_threads().map(orthogonal, sorted(layout.kernels(), key=lambda m: -m[1] * m[2])))
     return combined, moments
 
 

@@ -36,11 +36,12 @@ def grid(
     canvas = Image.new("RGB", (width, height), PAPER)
     draw = ImageDraw.Draw(canvas)
     top = MARGIN + 18
-    draw.rectangle((left - GAP, top - GAP, left + shown * cell - 1, top + len(rows) * cell - 1), fill=ACCENT)
     for x, title in ((left, titles[0]), (right, titles[1])):
         draw.text((x, MARGIN - 2), title, fill=TEXT, font=font)
     for i, (name, support, generated) in enumerate(rows):
         y = top + i * cell
+        if len(support):
+            draw.rectangle((left - GAP, y - GAP, left + len(support) * cell - 1, y + cell - 1), fill=ACCENT)
         draw.text((MARGIN, y + cell / 2 - 8), name, fill=TEXT, font=font)
         for x, images in ((left, support), (right, generated)):
             for j, image in enumerate(to_uint8(images)):

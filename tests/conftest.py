@@ -55,7 +55,8 @@ TINY: dict[str, Any] = {
 """Joint, then fomaml with learned step sizes, in milliseconds a step."""
 
 FAULTS = Path(__file__).parent / "cluster" / "faults"
-"""Holds a module with estimators that fail on purpose; Ray's workers and subprocesses import it by name."""
+"""Holds a module with estimators that fail on purpose, which configs name."""
+sys.path.insert(0, str(FAULTS))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -173,13 +174,13 @@ def ray_session() -> Iterator[None]:
     """One local Ray for all tests marked ``ray``."""
     import ray
 
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    sys.path.insert(0, str(FAULTS))  # workers are given the driver's sys.path as it is now
-    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        patch.setenv("PYTHONPATH", str(FAULTS), prepend=os.pathsep)
+        ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     yield
     ray.shutdown()
-    sys.path.remove(str(FAULTS))
 
 
 @dataclass(frozen=True)

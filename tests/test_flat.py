@@ -66,14 +66,15 @@ def test_a_layer_is_a_module_with_its_weight_and_bias(net: Net) -> None:
     assert sizes == {"scale": 3, "conv": 6 * 2 * 9 + 6, "norm": 12, "inner.0": 28, "inner.2": 4, "unused": 6}
 
 
-def test_matrices_are_the_parameters_of_two_or_more_dimensions_with_outputs_as_rows(net: Net) -> None:
-    layout = layout_of(net)
-    flat = layout.flatten(dict(net.named_parameters()))
-    found = [flat[start : start + rows * columns].view(rows, columns) for start, rows, columns in layout.matrices()]
-    expected = [p.permute(0, 2, 3, 1).flatten(1) if p.ndim == 4 else p for p in net.parameters() if p.ndim >= 2]
-    assert len(found) == len(expected) == 4
-    for matrix, parameter in zip(found, expected, strict=True):
-        assert torch.equal(matrix, parameter)
+def test_kernels_are_the_convolutions_as_matrices_with_outputs_as_rows() -> None:
+    module = nn.Sequential(nn.Linear(2, 2), nn.Conv2d(2, 6, 3), nn.GroupNorm(2, 6), nn.Conv2d(6, 3, 1))
+    layout = layout_of(module)
+    flat = layout.flatten(dict(module.named_parameters()))
+    found = [flat[start : start + rows * columns].view(rows, columns) for start, rows, columns in layout.kernels()]
+    expected = [p.permute(0, 2, 3, 1).flatten(1) for p in module.parameters() if p.ndim == 4]
+    assert len(found) == len(expected) == 2
+    for matrix, kernel in zip(found, expected, strict=True):
+        assert torch.equal(matrix, kernel)
 
 
 def test_sums_over_layers_and_values_spread_over_layers(net: Net) -> None:

@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+
+from cluster.pool import RayPool, start_ray
+from metagen import work
+from metagen.errors import UserError
+from metagen.learner import Learner
+from metagen.pool import SerialPool
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture(scope="module")
+def learner_and_parts(new_learner: Any, tiny_config: Any) -> tuple[Learner, work.Parts]:
+    return new_learner(tiny_config("phases.0.items=7"))
+
+
+@pytest.fixture(scope="module")
+def pool(ray_session: None, learner_and_parts: tuple[Learner, work.Parts]) -> Iterator[RayPool]:
+    """Two actors of a tiny run."""
+    _, parts = learner_and_parts
+    pool = RayPool(parts.config, parts.images, workers=2)
+    yield pool
+    pool.close()
+
+
+def _broken_pool(name: str, new_learner: Any, tiny_config: Any) -> tuple[RayPool, list[Any]]:
+    config = tiny_config(f"phases.0.estimator=faults:{name}", "phases.0.options={query_at: {0: 1}}")
+    learner, parts = new_learner(config)
+    pool = RayPool(config, parts.images, workers=1)
+    pool.publish(learner.snapshot())
+    return pool, work.plan(config, 0, 0)
+
+
+def test_every_item_comes_back_once_with_the_serial_pools_result(
+    pool: RayPool, learner_and_parts: tuple[Learner, work.Parts]
+) -> None:
+    learner, parts = learner_and_parts
+    items, serial = work.plan(learner.config, 0, 0), SerialPool(parts)
+    for some in (pool, serial):
+        some.publish(learner.snapshot())
+    results = {result.index: result for result in pool.run(items)}
+    assert len(results) == len(items) == 7
+    assert {result.worker for result in results.values()} == {"actor-0", "actor-1"}
+    for expected in serial.run(items):
+        assert np.array_equal(results[expected.index].update, expected.update)
+        assert results[expected.index].metrics == expected.metrics
+
+
+def test_no_work_is_no_result(pool: RayPool, learner_and_parts: tuple[Learner, work.Parts]) -> None:
+    pool.publish(learner_and_parts[0].snapshot())
+    assert list(pool.run([])) == []
+
+
+def test_actors_work_on_what_was_published_last(pool: RayPool, learner_and_parts: tuple[Learner, work.Parts]) -> None:
+    learner, _ = learner_and_parts
+    items = work.plan(learner.config, 0, 0)
+    pool.publish(learner.snapshot())
+    before = {result.index: result for result in pool.run(items)}
+    moved = Learner(learner.config, learner.layout, learner.state)
+    moved.step(list(before.values()))
+    pool.publish(moved.snapshot())
+    after = {result.index: result for result in pool.run(items)}
+    assert {result.version for result in after.values()} == {1}
+    assert not np.array_equal(after[0].update, before[0].update)
+
+
+def test_an_actor_killed_between_two_steps_is_replaced(
+    pool: RayPool, learner_and_parts: tuple[Learner, work.Parts]
+) -> None:
+    learner, _ = learner_and_parts
+    items = work.plan(learner.config, 1, 0)
+    pool.publish(learner.snapshot())
+    before = {result.index: result.update for result in pool.run(items)}
+    ray.kill(pool._actors[0], no_restart=False)
+    after = {result.index: result.update for result in pool.run(items)}
+    assert after.keys() == before.keys()
+    assert all(np.array_equal(after[index], before[index]) for index in before)
+
+
+def test_work_before_a_snapshot_is_a_bug(ray_session: None, new_learner: Any, tiny_config: Any) -> None:
+    _, parts = new_learner(tiny_config())
+    pool = RayPool(parts.config, parts.images, workers=1)
+    try:
+        with pytest.raises(RuntimeError, match="publish a snapshot"):
+            next(pool.run(work.plan(parts.config, 0, 0)))
+    finally:
+        pool.close()
+
+
+def test_a_bug_in_the_work_is_raised_as_if_it_had_happened_here(
+    ray_session: None, new_learner: Any, tiny_config: Any
+) -> None:
+    pool, items = _broken_pool("Broken", new_learner, tiny_config)
+    try:
+        with pytest.raises(ZeroDivisionError, match="a bug in the estimator"):
+            list(pool.run(items))
+    finally:
+        pool.close()
+
+
+def test_a_users_mistake_found_at_work_is_one_line(ray_session: None, new_learner: Any, tiny_config: Any) -> None:
+    pool, items = _broken_pool("Refusing", new_learner, tiny_config)
+    try:
+        with pytest.raises(UserError) as caught:
+            list(pool.run(items))
+        assert str(caught.value) == "the images are all of one colour: use others"
+    finally:
+        pool.close()
+
+
+def test_a_users_mistake_found_when_an_actor_starts_is_one_line(
+    ray_session: None, new_learner: Any, tiny_config: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAULTS_DRIVER", str(os.getpid()))
+    with pytest.raises(UserError) as caught:
+        _broken_pool("OnlyInTheDriver", new_learner, tiny_config)
+    assert str(caught.value) == "no such file on this machine: copy it to every node"
+
+
+def test_actors_have_one_thread_and_no_telemetry(pool: RayPool) -> None:
+    """As their environment says before numpy and torch are loaded in them."""
+    inside = pool._actors[0].__ray_call__.remote(
+        lambda actor: {
+            "threads": __import__("torch").get_num_threads(),
+            **{name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "RAY_USAGE_STATS_ENABLED")},
+        }
+    )
+    assert ray.get(inside) == {"threads": 1, "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+
+
+def test_closing_ends_the_actors(ray_session: None, new_learner: Any, tiny_config: Any) -> None:
+    _, parts = new_learner(tiny_config())
+    before = ray.available_resources().get("CPU", 0)
+    pool = RayPool(parts.config, parts.images, workers=1)
+    [actor] = pool._actors
+    pool.close()
+    with pytest.raises(ray.exceptions.RayActorError):
+        ray.get(actor.__ray_ready__.remote())
+    deadline = time.monotonic() + 30
+    while ray.available_resources().get("CPU", 0) < before and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert ray.available_resources().get("CPU", 0) == before
+    pool.close()
+
+
+@pytest.mark.parametrize(
+    ("workers", "cpus", "fix"),
+    [(10_000, 1.0, "use --actors "), (1, 10_000.0, "lower pool.cpus to "), (10_000, 0.5, "use --actors ")],
+)
+def test_more_actors_than_cores_are_refused_before_anything_starts(
+    workers: int, cpus: float, fix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(UserError, match=f"{workers} actors of .* cores on .*: {fix}[1-9]"):
+        start_ray(None, workers, cpus)
+
+
+@pytest.fixture
+def closed_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:{}", "ray://127.0.0.1:{}", "[::1]:{}", "nohost.invalid:{}"])
+def test_an_address_where_nothing_listens_is_refused_in_seconds(address: str, closed_port: int) -> None:
+    started, address = time.monotonic(), address.format(closed_port)
+    with pytest.raises(UserError) as caught:
+        start_ray(address, 1)
+    assert time.monotonic() - started < 10
+    assert f"no Ray cluster answers at {address}" in str(caught.value)
+    assert "check 'ray status' there" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_jobs_address_counts_where_none_is_given(closed_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray sets RAY_ADDRESS for the jobs of a cluster."""
+    monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{closed_port}")
+    with pytest.raises(UserError, match=f"no Ray cluster answers at 127.0.0.1:{closed_port}"):
+        start_ray(None, 1)

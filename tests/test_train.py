@@ -1,0 +1,172 @@
+"""The laws of the loop: who does the work, in what order, how often it stops, changes nothing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from metagen import work
+from metagen.checkpoint import load_checkpoint, save_checkpoint
+from metagen.evaluate import Bench, Method
+from metagen.pool import SerialPool
+from metagen.records import Verdict
+from metagen.train import train
+
+
+class ShuffledPool(SerialPool):
+    """Gives each result twice, all of them in another order at every step."""
+
+    def run(self, items: Any) -> Any:
+        results = [*super().run(items), *super().run(items)]
+        for index in np.random.default_rng(items[0].step).permutation(len(results)):
+            yield results[index]
+
+
+def _ray(workers: int, in_flight: int = 1) -> Any:
+    from cluster.pool import RayPool
+
+    return lambda parts: RayPool(parts.config, parts.images, workers, in_flight=in_flight)
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_session")
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_keystone_a_run_on_ray_equals_the_serial_run_bit_for_bit(
+    workers: int, tiny_config: Any, run_to_end: Any, assert_same_state: Any
+) -> None:
+    """Joint, then fomaml with a learned policy: theta, policy, means, moments, counts and applied work."""
+    config = tiny_config()
+    serial, serial_reports = run_to_end(config)
+    on_ray, ray_reports = run_to_end(config, _ray(workers))
+    assert_same_state(on_ray, serial)
+    assert serial.counts == {"accepted": 15, "stale": 0, "nonfinite": 0, "duplicate": 0}
+    assert not torch.equal(serial.theta, work.build_problem(config).network.initial)
+    assert [report.metrics for report in ray_reports] == [report.metrics for report in serial_reports]
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_session")
+def test_keystone_holds_in_bf16_and_with_work_queued_at_the_actors(
+    tiny_config: Any, run_to_end: Any, assert_same_state: Any
+) -> None:
+    config = tiny_config("precision=bf16", "phases.1.estimator=reptile", "phases.1.options={inner_steps: 2}")
+    serial, _ = run_to_end(config)
+    on_ray, _ = run_to_end(config, _ray(2, in_flight=2))
+    assert_same_state(on_ray, serial)
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_session")
+@pytest.mark.parametrize(("workers", "deaths"), [(1, 1), (2, 2)])
+def test_a_lost_actor_changes_nothing_but_time(
+    workers: int,
+    deaths: int,
+    tmp_path: Path,
+    tiny_config: Any,
+    run_to_end: Any,
+    assert_same_state: Any,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Actors are killed (SIGKILL) in the middle of their work, also the only one there is."""
+    config = tiny_config(
+        "phases.1.estimator=faults:DiesAtWork", f"phases.1.options={{marker: {tmp_path}, deaths: {deaths}}}"
+    )
+    markers = [tmp_path / str(death) for death in range(deaths)]
+    for marker in markers:  # so that the serial run lives
+        marker.touch()
+    serial, _ = run_to_end(config)
+    for marker in markers:
+        marker.unlink()
+    on_ray, _ = run_to_end(config, _ray(workers))
+    assert all(marker.exists() for marker in markers)
+    assert sum("an actor is gone" in record.message for record in caplog.records) >= deaths
+    assert_same_state(on_ray, serial)
+
+
+def test_order_of_completion_and_duplicates_change_nothing_in_a_whole_run(
+    tiny_config: Any, run_to_end: Any, assert_same_state: Any
+) -> None:
+    config = tiny_config()
+    plain, _ = run_to_end(config)
+    shuffled, reports = run_to_end(config, ShuffledPool)
+    assert_same_state(replace(shuffled, counts=plain.counts), plain)
+    assert shuffled.counts["duplicate"] == 15
+    assert all(report.verdicts == {Verdict.ACCEPTED: 3, Verdict.DUPLICATE: 3} for report in reports)
+
+
+@pytest.mark.parametrize("stop", [1, 2, 3, 4])
+@pytest.mark.parametrize("ema", [0.0, 0.5])
+def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(
+    stop: int, ema: float, tmp_path: Path, tiny_config: Any, new_learner: Any, run_to_end: Any, assert_same_state: Any
+) -> None:
+    """Stopped after any step; after the third, one phase has ended and the next has not begun."""
+    config = tiny_config(f"ema={ema}")
+    whole, reports = run_to_end(config)
+    first, parts = new_learner(config)
+    steps = train(first, SerialPool(parts))
+    for _ in range(stop):
+        next(steps)
+    save_checkpoint(tmp_path / "c", config, first.layout, first.state)
+
+    saved = load_checkpoint(tmp_path / "c")
+    second, parts = new_learner(saved.config)
+    second.state = saved.state
+    rest = list(train(second, SerialPool(parts)))
+    assert_same_state(second.state, whole)
+    assert [report.step for report in rest] == list(range(stop + 1, 6))
+    assert [report.metrics for report in rest] == [report.metrics for report in reports[stop:]]
+
+
+def test_a_run_that_is_complete_takes_no_step(tiny_config: Any, new_learner: Any) -> None:
+    learner, parts = new_learner(tiny_config())
+    assert len(list(train(learner, SerialPool(parts)))) == 5
+    assert list(train(learner, SerialPool(parts))) == []
+
+
+def test_the_state_after_a_report_is_that_of_the_report(tiny_config: Any, new_learner: Any) -> None:
+    learner, parts = new_learner(tiny_config())
+    for number, report in enumerate(train(learner, SerialPool(parts)), start=1):
+        assert (report.step, report.version) == (learner.state.step, learner.state.version) == (number, number)
+        assert (report.steps, report.phase) == (5, 0 if number <= 3 else 1)
+        assert report.tasks == (6 if number <= 3 else 3)
+        assert report.verdicts == {Verdict.ACCEPTED: 3}
+        outer = learner.config.phases[report.phase].outer
+        assert 0 < report.learning_rate <= outer.learning_rate
+        assert report.gradient_norm > 0
+
+
+def test_the_seconds_of_a_step_are_split_into_parts_that_make_up_the_whole(tiny_config: Any, new_learner: Any) -> None:
+    learner, parts = new_learner(tiny_config())
+    for report in train(learner, SerialPool(parts)):
+        seconds = report.seconds
+        assert set(seconds) == {"adapt", "transfer", "idle", "learner", "total"}
+        assert all(value >= 0 for value in seconds.values())
+        assert sum(seconds.values()) - seconds["total"] == pytest.approx(seconds["total"], rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("estimator", "options", "learning_rate"),
+    [("joint", "{}", 0.02), ("fomaml", "{query_at: {0: 1, 2: 1}}", 0.02), ("reptile", "{inner_steps: 5}", 0.5)],
+)
+def test_training_lowers_the_loss_on_classes_it_has_not_seen(
+    estimator: str, options: str, learning_rate: float, tiny_config: Any, run_to_end: Any, new_learner: Any
+) -> None:
+    optimizer = "sgd" if estimator == "reptile" else "muon"
+    outer = f"{{optimizer: {optimizer}, learning_rate: {learning_rate}, warmup: 0}}"
+    config = tiny_config(
+        f"phases=[{{estimator: {estimator}, options: {options}, steps: 20, items: 1, tasks: 4, outer: {outer}}}]",
+        "policy.options.step_size=1e-3",
+    )
+    learner, parts = new_learner(config)
+    bench = Bench(parts.images, tuple(parts.images.members("test").tolist()), shots=3, seed=0)
+    state, _ = run_to_end(config)
+    before, after = (
+        bench.losses(Method(parts.problem, theta, parts.policy, vector), [0], lambda: None).mean()
+        for theta, vector in ((learner.state.theta, learner.state.policy), (state.mean, state.policy))
+    )
+    assert after < 0.92 * before
