@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import ray
 
 from metagen import work
 from metagen.config import RunConfig
 from metagen.pool import one_thread
-from metagen.records import Snapshot, WorkItem, WorkResult
+from metagen.records import Snapshot, Vector, WorkItem, WorkResult
 
 
 @ray.remote(max_restarts=-1, max_task_retries=0)
@@ -33,8 +32,8 @@ class Actor:
             self.parts = work.build(RunConfig.parse(self.config), ray.get(images[0]))
         return self.name
 
-    def run(self, item: WorkItem, version: int, vector: np.ndarray, parameters: int, images: list[Any]) -> WorkResult:
-        """Do one piece of work. ``vector`` is given by reference: it lies read-only in shared memory."""
+    def run(self, item: WorkItem, version: int, theta: Vector, policy: Vector, images: list[Any]) -> WorkResult:
+        """Do one piece of work. ``theta`` is given by reference: it lies read-only in shared memory."""
         self.prepare(images)
         assert self.parts is not None
-        return work.run(self.parts, item, Snapshot(version, vector, parameters), self.name)
+        return work.run(self.parts, item, Snapshot(version, theta, policy), self.name)

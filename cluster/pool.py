@@ -17,7 +17,7 @@ from ray.exceptions import RayActorError, RayTaskError
 from cluster.actor import Actor
 from metagen.config import RunConfig
 from metagen.errors import UserError
-from metagen.records import Snapshot, WorkItem, WorkResult
+from metagen.records import Snapshot, Vector, WorkItem, WorkResult
 from metagen.tasks.imageset import ImageSet
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class RayPool:
         in_flight: int = 1,
     ) -> None:
         self.workers, self.in_flight = workers, in_flight
-        self._snapshot: tuple[int, Any, int] | None = None
+        self._snapshot: tuple[int, Any, Vector] | None = None
         # One put: actors on a node read the images from the same shared memory. Kept for actors that restart.
         self._images = ray.put(images)
         options = {"num_cpus": cpus, "num_gpus": gpus, "runtime_env": {"env_vars": _environment()}}
@@ -61,7 +61,7 @@ class RayPool:
 
     def publish(self, snapshot: Snapshot) -> None:
         """Put ``snapshot`` into the object store once; workers of one node share the copy."""
-        self._snapshot = (snapshot.version, ray.put(snapshot.vector), snapshot.parameters)
+        self._snapshot = (snapshot.version, ray.put(snapshot.theta), snapshot.policy)
 
     def run(self, items: Sequence[WorkItem]) -> Iterator[WorkResult]:
         """Hand out ``items``, keep every actor busy, yield results as they come."""

@@ -23,7 +23,7 @@ class Console:
 
     def __init__(self, config: RunConfig, folder: Path, kind: str, workers: int, parts: Parts) -> None:
         self.config = config
-        self.rich = RichConsole(stderr=False, highlight=False)
+        self.rich = RichConsole(stderr=False, highlight=False, markup=False, emoji=False)
         self.live = self.rich.is_terminal
         self.loss: float | None = None
         self.rate: float | None = None
@@ -31,7 +31,8 @@ class Console:
         self._seen = self._phase = 0
         who = "in this process" if kind == "serial" else f"{workers} Ray actor{'s' if workers > 1 else ''}"
         network = parts.problem.network.layout
-        self.line(f"[bold]{config.name}[/] -> {folder}")
+        self.rich.print(config.name, style="bold", end=" ")
+        self.line(f"-> {folder}")
         self.line(
             f"  data       {parts.images.name}: {len(parts.images.members('train', 1))} training classes, "
             f"{parts.images.size}x{parts.images.size}; split: {parts.images.split_origin}"

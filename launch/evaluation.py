@@ -36,7 +36,7 @@ from metagen.pool import one_thread
 from metagen.tasks.config import DataConfig
 from metagen.tasks.imageset import ImageSet
 
-TUNING_CLASSES, ROWS, SAMPLES = 12, 8, 8
+TUNING_CLASSES, ROWS, SAMPLES = 8, 8, 8
 
 
 @dataclass(frozen=True)

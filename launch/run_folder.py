@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from metagen.config import RunConfig, read_yaml
@@ -21,12 +22,17 @@ def default_folder(config: RunConfig) -> Path:
 def create(folder: Path, config: RunConfig) -> None:
     """Make a run folder with its config. Raises ``UserError`` if it holds a run or cannot be written."""
     check_free(folder)
+    partial = folder / f".{CONFIG}.partial"
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        partial = folder / f".{CONFIG}.partial"
         partial.write_text(config.to_yaml())
         partial.replace(folder / CONFIG)
     except OSError as error:
+        with suppress(OSError):  # leave nothing behind
+            partial.unlink(missing_ok=True)
+            for path in made:
+                path.rmdir()
         raise UserError(f"{folder}: cannot be written ({error.strerror}): choose another --run-dir") from None
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +26,8 @@ from metagen.records import StepReport
 from metagen.tasks.imageset import ImageSet
 from metagen.train import train
 
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+
 
 @dataclass(frozen=True)
 class Workers:
@@ -42,7 +46,7 @@ class Workers:
         kind = kind or ("ray" if address else pool.kind)
         if kind == "serial" and ((count or 1) > 1 or address):
             raise UserError("--pool serial is one worker in this process: drop --actors and --address, or use ray")
-        count = 1 if kind == "serial" else count or pool.actors or _cores()
+        count = 1 if kind == "serial" else count or pool.actors or max(1, int(_cores() // max(pool.cpus, 1.0)))
         return Workers(kind, count, address or pool.address, pool.cpus, pool.gpus)
 
 
@@ -100,7 +104,12 @@ def _drive(learner: Learner, parts: work.Parts, pool: Pool, folder: Path, worker
 
     saved = learner.state.step
     try:
-        with stop.listening(), Board(folder / "tensorboard", parts, learner.state.step) as board, console:
+        with (
+            stop.listening(),
+            _quiet_disk_errors(),
+            Board(folder / "tensorboard", parts, learner.state.step) as board,
+            console,
+        ):
             for report in train(learner, pool):
                 console.write(report)
                 board.write(report, learner.state)
@@ -112,6 +121,12 @@ def _drive(learner: Learner, parts: work.Parts, pool: Pool, folder: Path, worker
                     break
     except KeyboardInterrupt:  # the second signal, or one that came before the loop
         stop.asked = True
+    except OSError as error:  # from TensorBoard's writer; checkpoints report for themselves
+        if error.errno not in DISK_ERRORS:
+            raise
+        raise UserError(
+            f"{folder}: cannot be written ({error.strerror}): free some space, then 'metagen resume {folder}'"
+        ) from None
     finally:
         pool.close()
     step = learner.state.step
@@ -143,6 +158,22 @@ class _Stop:
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True
+
+
+@contextmanager
+def _quiet_disk_errors() -> Iterator[None]:
+    """Keep TensorBoard's writing thread from printing what its next call in this thread raises as well."""
+    previous = threading.excepthook
+
+    def hook(failed: threading.ExceptHookArgs) -> None:
+        if not (isinstance(failed.exc_value, OSError) and failed.exc_value.errno in DISK_ERRORS):
+            previous(failed)
+
+    threading.excepthook = hook
+    try:
+        yield
+    finally:
+        threading.excepthook = previous
 
 
 @contextmanager

@@ -36,11 +36,11 @@ def print_list(data: str, image_size: int, channels: int) -> None:
         counts = images.counts[members] if len(members) else np.zeros(1, dtype=int)
         names = ", ".join(images.classes[i] for i in members[:: max(1, len(members) // 3)][:3])
         table.add_row(split, str(len(members)), str(counts.sum()), str(counts.min()), str(counts.max()), names)
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False, emoji=False)
     console.print(table)
     console.print(f"split: {images.split_origin}", soft_wrap=True)
     for note in images.notes:
-        console.print(f"note: {note}", soft_wrap=True, markup=False)
+        console.print(f"note: {note}", soft_wrap=True)
 
 
 def draw_sheet(

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 import yaml
 from pydantic import Field, field_validator, model_validator
 
@@ -152,6 +153,11 @@ class RunConfig(Strict):
             outer = phase.outer.model_copy(update={"warmup": min(phase.outer.warmup, count // 10)})
             phases.append(phase.model_copy(update={"steps": count, "outer": outer}))
         return self.model_copy(update={"phases": tuple(phases)})
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What networks compute in; the precision must have been resolved (see ``precision.py``)."""
+        return {"bf16": torch.bfloat16, "fp32": torch.float32}[self.precision]
 
     @property
     def identity(self) -> str:

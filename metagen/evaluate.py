@@ -25,7 +25,7 @@ from metagen.tasks.episodes import Episode, sample_episode
 from metagen.tasks.imageset import ImageSet
 from metagen.work import build_policy, build_problem
 
-STEP_SIZES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3)
+STEP_SIZES = (1e-5, 3e-5, 1e-4, 3e-4)
 """The grid that fine-tuning's step size is tuned over, on validation classes, for each number of steps."""
 MAX_QUERIES, MIN_QUERIES, DRAWS, RESAMPLES = 15, 5, 3, 2000
 

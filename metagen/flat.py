@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -61,6 +62,18 @@ class Layout:
             for start, shape in zip(self.offsets, self.shapes, strict=True)
             if len(shape) == 4
         ]
+
+    def others(self) -> Tensor:
+        """Indices of all parameters that are not in a convolution kernel."""
+        return _others(self)
+
+
+@cache
+def _others(layout: Layout) -> Tensor:
+    inside = torch.ones(layout.size, dtype=torch.bool)
+    for start, rows, columns in layout.kernels():
+        inside[start : start + rows * columns] = False
+    return inside.nonzero()[:, 0]
 
 
 def layout_of(module: nn.Module) -> Layout:

@@ -16,7 +16,7 @@ from metagen.errors import UserError
 from metagen.flat import Layout
 from metagen.outer import Moments, OuterConfig, adam, direction, no_moments
 from metagen.policies import Policy
-from metagen.records import Snapshot, Verdict, WorkResult
+from metagen.records import Snapshot, Verdict, WorkResult, packed, unpacked
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,9 @@ class Learner:
         self.config, self.layout, self.state = config, layout, state
 
     def snapshot(self) -> Snapshot:
-        """The current version as one vector."""
-        vector = torch.cat([self.state.theta, self.state.policy]).numpy()
-        return Snapshot(self.state.version, vector, len(self.state.theta))
+        """The current version, as it travels."""
+        state = self.state
+        return Snapshot(state.version, packed(state.theta, self.config.dtype), packed(state.policy, torch.float32))
 
     def judge(self, result: WorkResult, seen: set[str]) -> Verdict:
         """What to make of ``result``, given the ids ``seen`` so far; nothing is changed."""
@@ -76,7 +76,9 @@ class Learner:
             return Verdict.DUPLICATE
         if self.state.version - result.version > self.config.max_staleness:
             return Verdict.STALE
-        if not (np.isfinite(result.update).all() and all(map(math.isfinite, result.metrics.values()))):
+        vectors = unpacked(result.gradient), unpacked(result.policy_update)
+        largest = [float(v.abs().max()) for v in vectors if len(v)]  # carries nan on; cheaper than isfinite
+        if not all(map(math.isfinite, [*largest, *result.metrics.values()])):
             return Verdict.NONFINITE
         return Verdict.ACCEPTED
 
@@ -101,29 +103,30 @@ class Learner:
             )
         weights = np.array([r.tasks for r in accepted], dtype=np.float64)
         weights /= weights.sum()
-        total = np.zeros(self.layout.size + len(self.state.policy), dtype=np.float32)
-        for result, weight in zip(accepted, weights, strict=True):
-            total += np.float32(weight) * result.update
+        gradient, policy_gradient = torch.zeros(self.layout.size), torch.zeros(len(self.state.policy))
+        for result, weight in zip(accepted, weights.tolist(), strict=True):
+            gradient.add_(unpacked(result.gradient), alpha=weight)
+            policy_gradient.add_(unpacked(result.policy_update), alpha=weight)
         names = {name for result in accepted for name in result.metrics}
         metrics = {
             name: float(sum(w * r.metrics.get(name, 0.0) for w, r in zip(weights, accepted, strict=True)))
             for name in sorted(names)
         }
-        rate, norm = self._apply(torch.from_numpy(total), accepted, verdicts)
+        rate, norm = self._apply(gradient, policy_gradient, accepted, verdicts)
         return Applied(metrics, dict(verdicts), rate, norm, sum(r.tasks for r in accepted))
 
-    def _apply(self, total: Tensor, accepted: list[WorkResult], verdicts: Counter[Verdict]) -> tuple[float, float]:
+    def _apply(
+        self, gradient: Tensor, policy_gradient: Tensor, accepted: list[WorkResult], verdicts: Counter[Verdict]
+    ) -> tuple[float, float]:
         state = self.state
         number, step = self.config.phase_at(state.step)
         phase = self.config.phases[number]
         moments, policy_moments = state.moments, state.policy_moments
         share = phase.outer.rate(step, phase.steps)
-        gradient, policy_gradient = total.split([self.layout.size, len(state.policy)])
         norm = float(gradient.norm())
         theta = state.theta
         if not phase.outer.freeze_generator:
-            dtype = torch.bfloat16 if self.config.precision == "bf16" else torch.float32
-            theta, moments = meta_update(theta, gradient, norm, moments, phase.outer, self.layout, share, dtype)
+            theta, moments = meta_update(theta, gradient, norm, moments, phase.outer, self.layout, share)
         policy = state.policy
         if len(policy):
             slope, policy_moments = adam(policy_gradient, policy_moments, 0.9, 0.99)
@@ -165,10 +168,9 @@ def meta_update(
     outer: OuterConfig,
     layout: Layout,
     share: float,
-    dtype: torch.dtype = torch.float32,
 ) -> tuple[Tensor, Moments]:
     """One step of the outer optimiser on ``theta [P]`` at ``share`` of its learning rate."""
     if norm > outer.clip:
         gradient = gradient * (outer.clip / norm)
-    towards, moments = direction(outer, layout, gradient, moments, dtype)
+    towards, moments = direction(outer, layout, gradient, moments)
     return torch.sub(theta, towards, alpha=share * outer.learning_rate), moments

@@ -6,9 +6,6 @@ All of them work on flat vectors; their moments are vectors too, so a checkpoint
 from __future__ import annotations
 
 import math
-import os
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from typing import Literal
 
 import torch
@@ -48,38 +45,37 @@ class OuterConfig(Strict):
         return warm * decay
 
 
-def direction(
-    config: OuterConfig, layout: Layout, gradient: Tensor, moments: Moments, dtype: torch.dtype = torch.float32
-) -> tuple[Tensor, Moments]:
-    """The direction ``[P]`` to step against, and the moments after it. ``dtype`` is that of muon's products."""
+def direction(config: OuterConfig, layout: Layout, gradient: Tensor, moments: Moments) -> tuple[Tensor, Moments]:
+    """The direction ``[P]`` to step against, and the moments after it."""
     if config.optimizer == "sgd":
         return gradient, moments
     if config.optimizer == "nesterov":
         momentum = moments["first"] * config.momentum + gradient
         return gradient + config.momentum * momentum, {**moments, "first": momentum}
-    adam_direction, moments = adam(gradient, moments, config.momentum, config.beta2)
     if config.optimizer == "adam":
-        return adam_direction, moments
-    lookahead = torch.lerp(gradient, moments["first"], config.momentum)
-    combined = adam_direction.mul_(config.adam_ratio)
-
-    def orthogonal(matrix: tuple[int, int, int]) -> None:
-        start, rows, columns = matrix
-        part = slice(start, start + rows * columns)
-        # Rows are outputs: a step of spectral norm sqrt(rows / columns) changes activations by as much in
-        # every layer (Bernstein & Newhouse 2024, arXiv:2409.20325).
-        scale = max(1.0, rows / columns) ** 0.5
-        combined[part] = scale * orthogonalise(lookahead[part].view(rows, columns), dtype).flatten()
-
-    # The workers are idle meanwhile. Each matrix is one thread's, so the result is the same at any number.
-    list(_threads().map(orthogonal, sorted(layout.kernels(), key=lambda m: -m[1] * m[2])))
-    return combined, moments
+        return adam(gradient, moments, config.momentum, config.beta2)
+    return _muon(config, layout, gradient, moments)
 
 
-@cache
-def _threads() -> ThreadPoolExecutor:
-    """Up to four threads, each computing on one; kept for the process's life."""
-    return ThreadPoolExecutor(min(4, os.cpu_count() or 1), initializer=lambda: torch.set_num_threads(1))
+def _muon(config: OuterConfig, layout: Layout, gradient: Tensor, moments: Moments) -> tuple[Tensor, Moments]:
+    """Orthogonalised Nesterov momentum for convolution kernels, Adam for all the rest.
+
+    Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/. Rows of a kernel's matrix are outputs: a step
+    of spectral norm sqrt(rows / columns) changes activations by as much in every layer (Bernstein & Newhouse
+    2024, arXiv:2409.20325).
+    """
+    others = layout.others()
+    part = {"first": moments["first"][others], "second": moments["second"][others], "count": moments["count"]}
+    stepped, part = adam(gradient[others], part, config.momentum, config.beta2)
+    first = torch.lerp(moments["first"], gradient, 1 - config.momentum)
+    second = moments["second"].clone()
+    first[others], second[others] = part["first"], part["second"]
+    towards = torch.lerp(gradient, first, config.momentum)
+    for start, rows, columns in layout.kernels():
+        kernel = slice(start, start + rows * columns)
+        towards[kernel] = max(1.0, rows / columns) ** 0.5 * orthogonalise(towards[kernel].view(rows, columns)).flatten()
+    towards[others] = stepped.mul_(config.adam_ratio)
+    return towards, {"first": first, "second": second, "count": part["count"]}
 
 
 def adam(gradient: Tensor, moments: Moments, beta1: float, beta2: float) -> tuple[Tensor, Moments]:
@@ -99,31 +95,24 @@ def no_moments(size: int) -> Moments:
     return {"first": torch.zeros(size), "second": torch.zeros(size), "count": torch.zeros(())}
 
 
-def orthogonalise(matrix: Tensor, dtype: torch.dtype = torch.float32, iterations: int = 5) -> Tensor:
+def orthogonalise(matrix: Tensor, iterations: int = 5) -> Tensor:
     """The nearest orthogonal matrix, roughly: ``U V^T`` of ``matrix = U S V^T``, singular values near 1.
 
-    Muon's quintic Newton-Schulz iteration ``X <- (a + b X X^T + c (X X^T)^2) X`` (Jordan et al. 2024,
-    https://kellerjordan.github.io/posts/muon/), float32 in and out. In bf16 it is iterated as it stands. In
-    float32, where products cost four times as much, each iteration multiplies X by a polynomial ``q`` of its
-    Gram matrix from the left, so only the small Gram matrix and the product of the ``q`` are iterated and X is
-    read twice; in bf16 that would diverge, since squared singular values need twice the digits.
+    Muon's quintic Newton-Schulz iteration ``X <- (a + b X X^T + c (X X^T)^2) X``. Each iteration multiplies X by
+    a polynomial ``q`` of its Gram matrix from the left, so only the small Gram matrix and the product of the
+    ``q`` are iterated, and X is read twice. That takes float32: squared singular values need twice the digits.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     tall = matrix.shape[0] > matrix.shape[1]
     x = matrix.T if tall else matrix
-    x = (x / (x.norm() + 1e-7)).to(dtype)
-    if dtype == torch.bfloat16:
-        for _ in range(iterations):
-            gram = x @ x.T
-            x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    else:
-        gram, product = x @ x.T, None
-        for iteration in range(iterations):
-            q = torch.addmm(gram, gram, gram, beta=b, alpha=c)
-            q.diagonal().add_(a)
-            product = q if product is None else q @ product
-            if iteration + 1 < iterations:
-                gram = q @ gram @ q
-        assert product is not None
-        x = product @ x
-    return (x.T if tall else x).float()
+    x = x / (x.norm() + 1e-7)
+    gram, product = x @ x.T, None
+    for iteration in range(iterations):
+        q = torch.addmm(gram, gram, gram, beta=b, alpha=c)
+        q.diagonal().add_(a)
+        product = q if product is None else q @ product
+        if iteration + 1 < iterations:
+            gram = q @ gram @ q
+    assert product is not None
+    x = product @ x
+    return x.T if tall else x

@@ -7,9 +7,27 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-Vector = NDArray[np.float32]
+Vector = NDArray[np.float32] | NDArray[np.uint16]
+"""A vector on its way: float32, or bf16 as its bits, which numpy has no type for."""
+
+
+def packed(tensor: Tensor, dtype: torch.dtype) -> Vector:
+    """``tensor [P]`` on its way: rounded to bf16 if that is ``dtype``, else float32."""
+    tensor = tensor.detach().to("cpu")
+    if dtype == torch.bfloat16:
+        return tensor.to(torch.bfloat16).view(torch.uint16).numpy()
+    return tensor.float().numpy()
+
+
+def unpacked(vector: Vector) -> Tensor:
+    """What ``packed`` made, as a new float32 tensor ``[P]``: the vector may lie read-only in shared memory."""
+    if vector.dtype == np.uint16:
+        return torch.tensor(vector).view(torch.bfloat16).float()
+    return torch.tensor(vector)
 
 
 @dataclass(frozen=True)
@@ -34,32 +52,31 @@ class WorkItem:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What a worker needs to know of the learner's state: one vector, ``[theta [P], policy [G]]``."""
+    """What a worker needs to know of the learner's state.
+
+    Theta travels in the dtype that networks compute in: it would be rounded to it there anyway.
+    """
 
     version: int
-    vector: Vector
-    parameters: int
-    """P, where theta ends and the policy begins."""
-
-    @property
-    def theta(self) -> Vector:
-        return self.vector[: self.parameters]
-
-    @property
-    def policy(self) -> Vector:
-        return self.vector[self.parameters :]
+    theta: Vector
+    """The generator's meta-parameters ``[P]``."""
+    policy: Vector
+    """The policy's parameters ``[G]``, float32."""
 
 
 @dataclass(frozen=True)
 class WorkResult:
-    """What an actor reports: a meta-gradient and a policy update, in one vector ``[P + G]``."""
+    """What an actor reports: a meta-gradient and a policy update."""
 
     work_id: str
     step: int
     index: int
     version: int
     tasks: int
-    update: Vector
+    gradient: Vector
+    """Meta-gradient ``[P]``, in the dtype that networks compute in."""
+    policy_update: Vector
+    """Gradient of the policy's parameters ``[G]``, float32."""
     metrics: dict[str, float]
     """Means over the item's tasks: ``loss``, ``query_loss/K`` at K steps, ``support_loss``..."""
     seconds: float

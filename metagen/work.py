@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -13,10 +12,11 @@ from metagen import algorithms, generators, policies
 from metagen.adapt import Problem
 from metagen.algorithms import Estimator
 from metagen.config import RunConfig
+from metagen.errors import UserError
 from metagen.flat import FlatNetwork
 from metagen.generators import Family
 from metagen.policies import Policy
-from metagen.records import Snapshot, WorkItem, WorkResult
+from metagen.records import Snapshot, WorkItem, WorkResult, packed, unpacked
 from metagen.registry import find, options_of
 from metagen.seeding import seed_for, torch_generator
 from metagen.tasks.episodes import sample_classes, sample_episode
@@ -63,9 +63,17 @@ def build_policy(config: RunConfig) -> Policy:
 def build_problem(config: RunConfig) -> Problem:
     """The network, initialised from the run's seed, with its loss."""
     family = build_family(config)
-    dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[config.precision]
-    network = FlatNetwork(initialised(family, config.seed), torch.device(config.device), dtype)
+    network = FlatNetwork(initialised(family, config.seed), device_of(config), config.dtype)
     return Problem(family, network, config.episode.draws)
+
+
+def device_of(config: RunConfig) -> torch.device:
+    """The device that ``config`` names; raises ``UserError`` if this machine has none of the kind."""
+    device = torch.device(config.device)
+    count = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}.get(device.type, 1)
+    if (device.index or 0) >= count:
+        raise UserError(f"device: '{config.device}' is not there ({count} {device.type} devices): use --set device=cpu")
+    return device
 
 
 def initialised(family: Family, seed: int) -> nn.Module:
@@ -100,18 +108,16 @@ def run(parts: Parts, item: WorkItem, snapshot: Snapshot, worker: str = "") -> W
             episode = shifted(episode, episode_rng)
         episodes.append(episode)
         noises.append(torch_generator(item.seed, "noise", item.step, item.index, slot))
-    # The snapshot may lie read-only in shared memory: torch.tensor copies.
-    theta = torch.tensor(snapshot.theta, device=device)
-    vector = torch.tensor(snapshot.policy, device=device)
+    theta, vector = unpacked(snapshot.theta).to(device), unpacked(snapshot.policy).to(device)
     estimate = parts.estimators[item.phase].estimate(parts.problem, theta, parts.policy, vector, episodes, noises)
-    update = torch.cat([estimate.gradient, estimate.policy_gradient]).cpu().numpy().astype(np.float32, copy=False)
     return WorkResult(
         item.work_id,
         item.step,
         item.index,
         snapshot.version,
         item.tasks,
-        update,
+        packed(estimate.gradient, parts.problem.network.dtype),
+        packed(estimate.policy_gradient, torch.float32),
         estimate.metrics,
         time.perf_counter() - start,
         worker,

@@ -17,6 +17,7 @@ from metagen.algorithms.reptile import Reptile, ReptileOptions
 from metagen.learner import Learner
 from metagen.policies.fixed import Fixed, FixedOptions
 from metagen.policies.steps import LearnedSteps, LearnedStepsOptions
+from metagen.records import unpacked
 from metagen.seeding import torch_generator
 from metagen.tasks.episodes import Episode
 
@@ -211,10 +212,12 @@ def test_every_estimator_reports_gradients_of_the_right_size_and_finite_numbers(
     learner, parts = new_learner(config)
     [item, *_] = work.plan(config, 3, 0)
     result = work.run(parts, item, learner.snapshot())
-    assert result.update.shape == (learner.layout.size + len(learner.state.policy),)
-    assert torch.isfinite(torch.from_numpy(result.update)).all()
+    assert result.gradient.shape == (learner.layout.size,)
+    assert result.policy_update.shape == (len(learner.state.policy),)
+    assert torch.isfinite(unpacked(result.gradient)).all()
+    assert torch.isfinite(unpacked(result.policy_update)).all()
     assert {"loss", "query_loss/0"} <= set(result.metrics)
-    policy_learns = bool(result.update[learner.layout.size :].any())
+    policy_learns = bool(result.policy_update.any())
     assert policy_learns == (name == "fomaml")
 
 
@@ -229,6 +232,6 @@ def test_bf16_is_within_two_percent_of_fp32(step: int, tiny_config: Any, new_lea
         noise = torch.randn(learner.layout.size, generator=torch_generator("theta"))
         learner.state = replace(learner.state, theta=learner.state.theta + 0.05 * noise)  # every layer is at work
         results.append(work.run(parts, work.plan(config, step, 0)[0], learner.snapshot()))
-    full, half = (torch.from_numpy(result.update[: learner.layout.size]).double() for result in results)
+    full, half = (unpacked(result.gradient).double() for result in results)
     assert float(torch.cosine_similarity(full, half, dim=0)) > 0.98
     assert results[1].metrics["loss"] == pytest.approx(results[0].metrics["loss"], rel=0.02)

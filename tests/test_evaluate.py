@@ -23,7 +23,7 @@ from metagen.evaluate import (
     report,
     tune,
 )
-from metagen.policies.fixed import Fixed
+from metagen.policies.fixed import Fixed, FixedOptions
 from metagen.seeding import torch_generator
 from metagen.tasks import ImageSet
 from metagen.tasks.imageset import SPLITS
@@ -85,6 +85,13 @@ def test_all_methods_see_the_same_episodes_and_start_alike(bench: Bench, method:
     assert np.array_equal(losses[0][:, 0], losses[1][:, 0])
     assert not np.array_equal(losses[0][:, 1], losses[1][:, 1])
     assert isinstance(tuned.policy, Fixed)
+
+
+def test_the_noise_bank_is_the_same_after_every_number_of_steps(bench: Bench, method: Method) -> None:
+    """Steps too small to move anything leave the loss where it was, to the last bit."""
+    still = dataclasses.replace(method, policy=Fixed(FixedOptions(rule="sgd", step_size=1e-30)), vector=torch.zeros(0))
+    losses = bench.losses(still, [0, 1, 5], _quiet)
+    assert (losses == losses[:, :1]).all()
 
 
 def test_an_evaluation_changes_nothing_of_the_method(bench: Bench, method: Method) -> None:

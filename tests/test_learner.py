@@ -30,11 +30,13 @@ def make(new_learner: Any, config: RunConfig) -> Any:
 
 
 def _result(learner: Learner, item: WorkItem, seed: int = 0, **changes: Any) -> WorkResult:
-    size = learner.layout.size + len(learner.state.policy)
     rng = np.random.default_rng([seed, item.step, item.index])
-    update = rng.standard_normal(size).astype(np.float32)
+    gradient = rng.standard_normal(learner.layout.size).astype(np.float32)
+    policy = rng.standard_normal(len(learner.state.policy)).astype(np.float32)
     metrics = {"loss": float(rng.random()), "query_loss/0": float(rng.random())}
-    result = WorkResult(item.work_id, item.step, item.index, item.version, item.tasks, update, metrics, 0.1, "w")
+    result = WorkResult(
+        item.work_id, item.step, item.index, item.version, item.tasks, gradient, policy, metrics, 0.1, "w"
+    )
     return replace(result, **changes)
 
 
@@ -60,7 +62,7 @@ def test_a_duplicate_changes_nothing_and_is_counted(make: Any, assert_same_state
     plain, doubled = make(), make()
     results = _results(plain)
     plain.step(results)
-    again = [replace(results[1], update=results[1].update + 1), results[3], results[3]]
+    again = [replace(results[1], gradient=results[1].gradient + 1), results[3], results[3]]
     applied = doubled.step([*results, *again])
     assert applied.verdicts == {Verdict.ACCEPTED: ITEMS, Verdict.DUPLICATE: 3}
     assert doubled.state.counts["duplicate"] == 3
@@ -119,17 +121,17 @@ def test_what_was_applied_is_remembered_for_as_long_as_it_could_come_again(tiny_
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("where", ["update", "policy", "metrics"])
+@pytest.mark.parametrize("where", ["gradient", "policy_update", "metrics"])
 def test_a_nonfinite_result_is_counted_and_not_applied(
     make: Any, assert_same_state: Any, value: float, where: str
 ) -> None:
     plain, broken = make(), make()
     results = _results(plain)
-    bad = replace(results[1], update=results[1].update.copy())
+    bad = replace(results[1], gradient=results[1].gradient.copy(), policy_update=results[1].policy_update.copy())
     if where == "metrics":
         bad = replace(bad, metrics={**bad.metrics, "query_loss/0": value})
     else:
-        bad.update[0 if where == "update" else -1] = value
+        getattr(bad, where)[-1] = value
     plain.step([result for result in results if result.index != 1])
     applied = broken.step([results[0], bad, *results[2:]])
     assert applied.verdicts == {Verdict.ACCEPTED: ITEMS - 1, Verdict.NONFINITE: 1}
@@ -144,7 +146,7 @@ def test_without_a_usable_result_the_step_is_a_user_error_and_the_state_stays(
     learner = make()
     learner.step(_results(learner))
     before = learner.state
-    bad = [replace(result, update=np.full_like(result.update, np.nan)) for result in _results(learner)]
+    bad = [replace(result, gradient=np.full_like(result.gradient, np.nan)) for result in _results(learner)]
     with pytest.raises(UserError, match=r"step 2: no usable result \(5 nonfinite\).*lower .*learning_rate"):
         learner.step(bad)
     with pytest.raises(UserError, match="step 2: no usable result"):
@@ -156,7 +158,7 @@ def test_a_bad_copy_does_not_keep_the_good_one_out(make: Any, assert_same_state:
     plain, both = make(), make()
     results = _results(plain)
     plain.step(results)
-    bad = replace(results[0], update=np.full_like(results[0].update, np.nan))
+    bad = replace(results[0], gradient=np.full_like(results[0].gradient, np.nan))
     assert both.step([bad, *results]).verdicts == {Verdict.ACCEPTED: ITEMS, Verdict.NONFINITE: 1}
     assert_same_state(replace(plain.state, counts={}), replace(both.state, counts={}))
 
@@ -168,7 +170,7 @@ def test_results_are_averaged_by_the_tasks_they_stand_for(tiny_config: Any, new_
     theta = learner.state.theta
     one, three = _results(learner)
     applied = learner.step([replace(one, tasks=1), replace(three, tasks=3)])
-    mean = torch.from_numpy(0.25 * one.update + 0.75 * three.update)[: len(theta)]
+    mean = torch.from_numpy(0.25 * one.gradient + 0.75 * three.gradient)
     assert torch.allclose(learner.state.theta, theta - mean, atol=1e-5)
     assert applied.metrics["loss"] == pytest.approx(0.25 * one.metrics["loss"] + 0.75 * three.metrics["loss"])
     assert (applied.tasks, learner.state.tasks) == (4, 4)
@@ -179,24 +181,24 @@ def test_a_step_makes_a_new_state_and_leaves_the_old_one_as_it_was(make: Any) ->
     learner = make()
     learner.step(_results(learner))
     old, snapshot = learner.state, learner.snapshot()
-    copies = (old.theta.clone(), old.policy.clone(), snapshot.vector.copy())
+    copies = (old.theta.clone(), old.policy.clone(), snapshot.theta.copy())
     moments = {name: value.clone() for name, value in {**old.moments, **old.policy_moments}.items()}
     learner.step(_results(learner))
     assert (learner.state.step, learner.state.version) == (old.step + 1, old.version + 1) == (2, 2)
     assert torch.equal(old.theta, copies[0])
     assert torch.equal(old.policy, copies[1])
-    assert np.array_equal(snapshot.vector, copies[2])
+    assert np.array_equal(snapshot.theta, copies[2])
     assert all(torch.equal(moments[name], value) for name, value in {**old.moments, **old.policy_moments}.items())
     assert not torch.equal(learner.state.theta, old.theta)
     assert not torch.equal(learner.state.policy, old.policy)
 
 
-def test_a_snapshot_is_theta_then_policy(make: Any) -> None:
+def test_a_snapshot_is_theta_and_policy(make: Any) -> None:
     learner = make()
     learner.step(_results(learner))
     snapshot = learner.snapshot()
     assert snapshot.version == 1
-    assert snapshot.vector.dtype == np.float32
+    assert snapshot.theta.dtype == snapshot.policy.dtype == np.float32
     assert np.array_equal(snapshot.theta, learner.state.theta.numpy())
     assert np.array_equal(snapshot.policy, learner.state.policy.numpy())
 
@@ -251,6 +253,6 @@ def test_the_policy_is_stepped_by_adam_against_its_gradient(tiny_config: Any, ne
     for _ in range(2):
         [result] = _results(learner)
         learner.step([result])
-        parameter.grad = torch.from_numpy(result.update[learner.layout.size :].copy())
+        parameter.grad = torch.from_numpy(result.policy_update.copy())
         optimizer.step()
         assert torch.allclose(learner.state.policy, parameter.detach(), rtol=1e-5, atol=1e-6)

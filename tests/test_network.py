@@ -127,6 +127,18 @@ def test_without_set_conditioning_the_support_is_not_read() -> None:
     assert torch.equal(here, there)
 
 
+@pytest.mark.parametrize("skips", [True, False])
+def test_skip_connections_lead_past_the_lower_levels(skips: bool) -> None:
+    """With nothing coming up from below, the output depends on the input where there are skips, and only there."""
+    _, network = _network({"set_conditioning": "none", "skips": skips}, 1, 16)
+    x = _batch(1, 16)[1]
+    with torch.no_grad():
+        for parameter in network.module.ups.parameters():
+            parameter.zero_()
+        here, there = (network.module(image, torch.full((len(x),), 0.5), []) for image in (x, -x))
+    assert torch.equal(here, there) != skips
+
+
 def test_time_matters_to_the_network() -> None:
     _, network = _network({"set_conditioning": "none"}, 1, 16)
     x = _batch(1, 16)[1]

@@ -57,7 +57,6 @@ def test_an_update_changes_none_of_its_arguments(name: Any) -> None:
 
 
 def test_muon_orthogonalises_kernels_and_leaves_the_rest_to_adam() -> None:
-    """To the last bit as one kernel after another gives it, whatever threads they are spread over."""
     module = nn.Sequential(nn.Conv2d(2, 24, 3), nn.GroupNorm(2, 24), nn.Conv2d(24, 5, 1), nn.Linear(3, 3))
     layout = layout_of(module)
     gradient = torch.randn(layout.size, generator=torch.Generator().manual_seed(5))
@@ -74,22 +73,20 @@ def test_muon_orthogonalises_kernels_and_leaves_the_rest_to_adam() -> None:
             assert torch.equal(part, rest[name]), name
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("shape", [(8, 8), (32, 9), (9, 32), (1, 16), (16, 1), (64, 576)])
-def test_orthogonalising_brings_all_singular_values_near_one(shape: tuple[int, int], dtype: torch.dtype) -> None:
+def test_orthogonalising_brings_all_singular_values_near_one(shape: tuple[int, int]) -> None:
     matrix = torch.randn(shape, generator=torch.Generator().manual_seed(2))
     u, _, v = torch.linalg.svd(matrix, full_matrices=False)
     matrix = 1e-3 * u @ torch.diag(torch.linspace(1, 0.1, min(shape))) @ v  # of full rank, and small
-    result = orthogonalise(matrix, dtype)
+    result = orthogonalise(matrix)
     values = torch.linalg.svdvals(result.double())
     assert result.dtype == torch.float32
     assert 0.6 < values.min() <= values.max() < 1.25
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 0.1)])
 @pytest.mark.parametrize("shape", [(6, 6), (12, 5), (5, 12), (64, 144)])
 def test_orthogonalising_is_the_plain_newton_schulz_iteration(
-    shape: tuple[int, int], dtype: torch.dtype, tolerance: float
+    shape: tuple[int, int],
 ) -> None:
     matrix = torch.randn(shape, generator=torch.Generator().manual_seed(3))
     before = matrix.clone()
@@ -97,7 +94,7 @@ def test_orthogonalising_is_the_plain_newton_schulz_iteration(
     for _ in range(5):
         gram = x @ x.T
         x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
-    assert torch.linalg.norm(orthogonalise(matrix, dtype).double() - x) < tolerance * torch.linalg.norm(x)
+    assert torch.linalg.norm(orthogonalise(matrix).double() - x) < 1e-4 * torch.linalg.norm(x)
     assert torch.equal(matrix, before)
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import pickle
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from metagen.errors import UserError
 from metagen.learner import Learner
 from metagen.policies import Policy
 from metagen.pool import SerialPool
-from metagen.records import Snapshot
+from metagen.records import Snapshot, packed, unpacked
 from metagen.seeding import torch_generator
 from metagen.tasks.config import DataConfig
 from metagen.tasks.episodes import Episode, to_uint8
@@ -90,7 +91,8 @@ def test_a_result_depends_on_its_item_and_snapshot_alone(
     _, fresh = new_learner(tiny_config())
     for item in reversed(items):
         result, before = work.run(fresh, item, snapshot, "b"), forward[item.work_id]
-        assert np.array_equal(result.update, before.update)
+        assert np.array_equal(result.gradient, before.gradient)
+        assert np.array_equal(result.policy_update, before.policy_update)
         assert result.metrics == before.metrics
         assert (result.work_id, result.step, result.index) == (item.work_id, item.step, item.index)
         assert (result.version, result.tasks, result.worker) == (0, item.tasks, "b")
@@ -100,26 +102,35 @@ def test_a_result_depends_on_its_item_and_snapshot_alone(
 def test_the_snapshot_may_be_read_only_and_is_not_changed(learner_and_parts: tuple[Learner, work.Parts]) -> None:
     learner, parts = learner_and_parts
     snapshot = learner.snapshot()
-    vector = snapshot.vector.copy()
+    vector = snapshot.theta.copy()
     vector.flags.writeable = False
-    frozen = Snapshot(snapshot.version, vector, snapshot.parameters)
+    frozen = Snapshot(snapshot.version, vector, snapshot.policy)
     for step in (0, 4):
         [item, *_] = work.plan(learner.config, step, 0)
         result = work.run(parts, item, frozen)
-        assert np.array_equal(vector, snapshot.vector)
-        assert np.array_equal(result.update, work.run(parts, item, snapshot).update)
-        assert result.update.dtype == np.float32
+        assert np.array_equal(vector, snapshot.theta)
+        assert np.array_equal(result.gradient, work.run(parts, item, snapshot).gradient)
+        assert result.gradient.dtype == result.policy_update.dtype == np.float32
 
 
 def test_other_parameters_give_another_result(learner_and_parts: tuple[Learner, work.Parts]) -> None:
     learner, parts = learner_and_parts
     snapshot = learner.snapshot()
     [item, *_] = work.plan(learner.config, 4, 0)
-    reference = work.run(parts, item, snapshot).update
-    for place in (0, -1):
-        vector = snapshot.vector.copy()
-        vector[place] += 0.5
-        assert not np.array_equal(work.run(parts, item, Snapshot(0, vector, snapshot.parameters)).update, reference)
+    reference = work.run(parts, item, snapshot).gradient
+    for name in ("theta", "policy"):
+        vector = getattr(snapshot, name).copy()
+        vector += 0.5
+        assert not np.array_equal(work.run(parts, item, replace(snapshot, **{name: vector})).gradient, reference)
+
+
+def test_vectors_travel_in_the_dtype_that_networks_compute_in() -> None:
+    vector = torch.randn(50, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(unpacked(packed(vector, torch.float32)), vector)
+    half = packed(vector, torch.bfloat16)
+    assert half.nbytes == 100
+    assert torch.equal(unpacked(half), vector.bfloat16().float())
+    assert torch.equal(unpacked(packed(unpacked(half), torch.bfloat16)), unpacked(half))
 
 
 def test_items_of_a_step_see_other_tasks(learner_and_parts: tuple[Learner, work.Parts]) -> None:
@@ -145,7 +156,7 @@ def test_the_serial_pool_works_on_what_was_published_last(learner_and_parts: tup
     pool.publish(learner.snapshot())
     [later] = pool.run(items[:1])
     assert [result.version for result in (*results, later)] == [0, 0, 0, 1]
-    assert not np.array_equal(later.update, results[0].update)
+    assert not np.array_equal(later.gradient, results[0].gradient)
 
 
 @pytest.fixture(scope="module")
@@ -161,8 +172,9 @@ def test_unseen_classes_never_leak_into_training(packaged: tasks.ImageSet, tiny_
         "phases.1={shift: 0.0, items: 40, tasks: 16, steps: 4}",
     )
     parts, recorder = _recording(work.build(config, packaged))
-    size = parts.problem.network.layout.size
-    snapshot = Snapshot(0, np.zeros(size, np.float32), size)
+    layout = parts.problem.network.layout
+    policy = parts.policy.initial(layout).numpy()
+    snapshot = Snapshot(0, np.zeros(layout.size, np.float32), policy)
     for step in range(config.steps):
         for item in work.plan(config, step, 0):
             work.run(parts, item, snapshot)

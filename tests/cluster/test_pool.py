@@ -52,7 +52,8 @@ def test_every_item_comes_back_once_with_the_serial_pools_result(
     assert len(results) == len(items) == 7
     assert {result.worker for result in results.values()} == {"actor-0", "actor-1"}
     for expected in serial.run(items):
-        assert np.array_equal(results[expected.index].update, expected.update)
+        assert np.array_equal(results[expected.index].gradient, expected.gradient)
+        assert np.array_equal(results[expected.index].policy_update, expected.policy_update)
         assert results[expected.index].metrics == expected.metrics
 
 
@@ -71,7 +72,7 @@ def test_actors_work_on_what_was_published_last(pool: RayPool, learner_and_parts
     pool.publish(moved.snapshot())
     after = {result.index: result for result in pool.run(items)}
     assert {result.version for result in after.values()} == {1}
-    assert not np.array_equal(after[0].update, before[0].update)
+    assert not np.array_equal(after[0].gradient, before[0].gradient)
 
 
 def test_an_actor_killed_between_two_steps_is_replaced(
@@ -80,9 +81,9 @@ def test_an_actor_killed_between_two_steps_is_replaced(
     learner, _ = learner_and_parts
     items = work.plan(learner.config, 1, 0)
     pool.publish(learner.snapshot())
-    before = {result.index: result.update for result in pool.run(items)}
+    before = {result.index: result.gradient for result in pool.run(items)}
     ray.kill(pool._actors[0], no_restart=False)
-    after = {result.index: result.update for result in pool.run(items)}
+    after = {result.index: result.gradient for result in pool.run(items)}
     assert after.keys() == before.keys()
     assert all(np.array_equal(after[index], before[index]) for index in before)
 

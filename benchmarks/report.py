@@ -1,0 +1,124 @@
+"""Fill the figures of README.md and docs/ from the JSON files in results/.
+
+    python benchmarks/report.py [--check]
+
+A page marks a place with ``<!-- figure: NAME -->`` and ``<!-- end figure -->``; what stands between them is
+written here, from nothing but the JSON. ``--check`` writes nothing and fails if a page is not up to date.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+PLACE = re.compile(r"<!-- figure: (?P<name>[a-z-]+) -->\n(?:(?P<body>.*?)<!-- end figure -->\n)?", re.DOTALL)
+NAMES = {
+    "meta": "metagen: learned policy",
+    "finetune": "the same weights, tuned Adam",
+    "finetune_oracle": "the same, Adam tuned on this data set",
+    "joint": "joint, unconditioned, tuned Adam",
+}
+
+
+def result(name: str) -> dict[str, Any]:
+    """One benchmark's figures."""
+    values: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
+    return values
+
+
+def quickstart_time() -> str:
+    values = result("quickstart")
+    machine = values["environment"]
+    return (
+        f"Measured: {values['command_seconds']:.0f} s for the training command, Ray's start included, on "
+        f"{machine['cores']} cores of an {machine['processor'].split(' (')[0]} "
+        f"(`benchmarks/results/quickstart.json`).\n"
+    )
+
+
+def loss_table(values: dict[str, Any]) -> str:
+    """Query losses of all methods, with intervals."""
+    steps = values["steps"]
+    lines = ["| method | " + " | ".join(f"{k} steps" for k in steps) + " |", "|---|" + "---|" * len(steps)]
+    for method, entry in values["methods"].items():
+        cells = [entry["query_loss"][str(k)] for k in steps]
+        row = " | ".join(f"{c['mean']:.4f}" for c in cells)
+        lines.append(f"| {NAMES[method]} | {row} |")
+    for method, entry in values["methods"].items():
+        if "meta_minus_this" in entry:
+            cells = [entry["meta_minus_this"][str(k)] for k in steps]
+            row = " | ".join(f"{c['mean']:+.4f} ({c['low']:+.4f}, {c['high']:+.4f})" for c in cells)
+            lines.append(f"| metagen minus *{NAMES[method]}* | {row} |")
+    return "\n".join(lines) + "\n"
+
+
+def results_table() -> str:
+    values = result("quickstart")
+    parts = []
+    for name, title in (("pictograms", "unseen classes of pictograms"), ("omniglot", "Omniglot, never trained on")):
+        found = values[name]
+        parts.append(
+            f"Query loss after the quickstart, {len(found['classes'])} {title} "
+            f"(K = {found['shots']}; mean; differences paired by class, with 95% intervals):\n\n{loss_table(found)}"
+        )
+    return "\n".join(parts) + "\nFrom `benchmarks/results/quickstart.json`.\n"
+
+
+def quickstart_table() -> str:
+    return results_table()
+
+
+def scaling() -> str:
+    values = result("scaling")
+    return (
+        f"{values['actors']} actors on {values['environment']['cores']} cores gave "
+        f"{values['speedup']['median']:.2f} times the serial pool's tasks a second; the learner and Ray took "
+        f"{values['learner_and_ray_share']['median']:.1%} of a step (`benchmarks/results/scaling.json`).\n"
+    )
+
+
+FIGURES: dict[str, Callable[[], str]] = {
+    "quickstart-time": quickstart_time,
+    "results-table": results_table,
+    "quickstart-table": quickstart_table,
+    "scaling": scaling,
+}
+
+
+def filled(text: str) -> str:
+    """``text`` with every marked place written anew; raises ``KeyError`` for a name nobody writes."""
+
+    def write(match: re.Match[str]) -> str:
+        return f"<!-- figure: {match['name']} -->\n{FIGURES[match['name']]()}<!-- end figure -->\n"
+
+    return PLACE.sub(write, text)
+
+
+def pages() -> list[Path]:
+    """README and every page of the documentation that has a figure."""
+    found = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    return [path for path in found if PLACE.search(path.read_text())]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true")
+    options = parser.parse_args()
+    stale = [path for path in pages() if filled(path.read_text()) != path.read_text()]
+    for path in stale:
+        print(f"{'stale' if options.check else 'filled'}: {path.relative_to(ROOT)}")
+        if not options.check:
+            path.write_text(filled(path.read_text()))
+    if stale and options.check:
+        sys.exit("run python benchmarks/report.py")
+
+
+if __name__ == "__main__":
+    main()

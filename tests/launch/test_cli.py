@@ -1,0 +1,338 @@
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from launch.cli import COMMANDS
+from launch.preset import presets
+from metagen.checkpoint import load_checkpoint
+from metagen.config import RunConfig, read_yaml
+from metagen.evaluate import STEP_SIZES
+from metagen.tasks import ImageSet
+
+ANSI_OR_BAR = re.compile(r"\x1b|[━╸╺█▏▎▍▌▋▊▉]|\r")
+
+
+def _plain(text: str) -> None:
+    assert not ANSI_OR_BAR.search(text), repr(text)
+
+
+@pytest.fixture
+def run_copy(trained: Path, tmp_path: Path) -> Path:
+    """A copy of a finished run that a test may write into."""
+    return Path(shutil.copytree(trained, tmp_path / "copy"))
+
+
+@pytest.fixture
+def own_images(tmp_path: Path) -> Path:
+    """Five pictures of one class as a user has them: of several sizes, modes and formats."""
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for number, (mode, size, suffix) in enumerate(
+        [
+            ("L", (16, 16), "png"),
+            ("RGB", (40, 30), "png"),
+            ("RGBA", (20, 20), "png"),
+            ("L", (64, 64), "jpg"),
+            ("1", (9, 9), "bmp"),
+        ]
+    ):
+        picture = Image.new("L", size, 255)
+        picture.paste(0, tuple(int(x) for x in (*rng.integers(1, 4, 2), *rng.integers(5, 8, 2))))
+        picture.convert(mode).save(folder / f"{number}.{suffix}")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "command", [*([name] for name in COMMANDS if name != "tasks"), ["tasks", "list"], ["tasks", "show"]], ids=" ".join
+)
+def test_every_command_has_help_with_an_example(command: list[str], metagen: Any) -> None:
+    done = metagen(*command, "--help")
+    assert done.code == 0
+    assert re.search(rf"Examples?:\n +metagen {' '.join(command)}", done.out)
+
+
+def test_the_groups_help_lists_every_command_with_its_own_first_line(metagen: Any) -> None:
+    text = " ".join(metagen("--help").out.split())
+    for name, (_, line) in COMMANDS.items():
+        assert f"{name} {line}" in text
+
+
+def test_training_writes_a_whole_run_and_says_where(tiny_yaml: Path, tmp_path: Path, metagen: Any) -> None:
+    folder = tmp_path / "new" / "run"
+    done = metagen("train", tiny_yaml, "--run-dir", folder, "--set", "log.checkpoint_every=2", "--set", "log.keep=1")
+    assert done.code == 0
+    _plain(done.out + done.err)
+    assert done.err == ""
+    assert "joint step 1/5  loss " in done.out
+    assert "fomaml step 5/5  loss " in done.out
+    assert done.out.splitlines()[0] == f"tiny -> {folder}"
+    assert done.out.splitlines()[-1] == f"checkpoint: {folder / 'checkpoints' / 'final'}"
+    assert sorted(path.name for path in folder.iterdir()) == ["checkpoints", "config.yaml", "tensorboard"]
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["final", "step-000004"]
+    saved = load_checkpoint(folder)
+    assert saved.state.step == 5
+    assert saved.config == RunConfig.parse(read_yaml(folder / "config.yaml"))
+
+
+def test_on_a_terminal_a_bar_shows_the_rate_the_loss_and_the_time_left(tiny_yaml: Path, tmp_path: Path) -> None:
+    primary, secondary = os.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "launch.cli", "train", str(tiny_yaml), "--run-dir", str(tmp_path / "run")],
+        stdout=secondary,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "120"},
+    )
+    os.close(secondary)
+    shown = b""
+    with suppress(OSError):  # the terminal is gone when the process is
+        while part := os.read(primary, 65536):
+            shown += part
+    os.close(primary)
+    assert process.wait() == 0
+    text = shown.decode()
+    assert ANSI_OR_BAR.search(text)
+    assert re.search(r"fomaml .*5/5.*loss \d\.\d{4}.*\d+ tasks/s.*\d:\d\d:\d\d.*left", text)
+
+
+def test_the_command_line_trains_what_the_library_trains(trained: Path, tiny_config: Any, run_to_end: Any) -> None:
+    library, _ = run_to_end(tiny_config())
+    state = load_checkpoint(trained).state
+    assert torch.equal(state.theta, library.theta)
+    assert torch.equal(state.policy, library.policy)
+    assert state.counts == library.counts
+
+
+def test_options_change_the_config_and_a_dry_run_writes_nothing(
+    tiny_yaml: Path, tmp_path: Path, metagen: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    changes = ["--steps", 10, "--seed", 7, "--set", "episode.shots=2", "--set", "phases.0.outer.clip=0.5"]
+    done = metagen("train", tiny_yaml, *changes, "--dry-run")
+    assert done.code == 0
+    config = RunConfig.parse(yaml.safe_load(done.out))
+    assert (config.steps, config.seed, config.episode.shots, config.phases[0].outer.clip) == (10, 7, 2, 0.5)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "again.yaml").write_text(done.out)
+    again = metagen("train", "again.yaml", "--dry-run")
+    assert again.out == done.out
+
+
+@pytest.mark.parametrize("preset", sorted(presets()))
+def test_presets_are_found_by_name(preset: str, metagen: Any) -> None:
+    done = metagen("train", preset, "--dry-run")
+    assert RunConfig.parse(yaml.safe_load(done.out)).name == preset
+
+
+def test_a_second_run_of_one_name_gets_a_folder_of_its_own(
+    tiny_yaml: Path, tmp_path: Path, metagen: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        assert metagen("train", tiny_yaml, "--steps", 2).code == 0
+    first, second = sorted(path.name for path in (tmp_path / "runs").iterdir())
+    assert first == "tiny"
+    assert re.fullmatch(r"tiny-\d{8}-\d{6}", second)
+
+
+def test_names_with_brackets_are_printed_as_they_are(tiny_yaml: Path, tmp_path: Path, metagen: Any) -> None:
+    folder = tmp_path / "[/bold] :smile: [red]x"
+    done = metagen("train", tiny_yaml, "--steps", 2, "--run-dir", folder, "--set", "name='[/] [blue]'")
+    assert done.code == 0
+    assert f"[/] [blue] -> {folder}" in done.out
+    assert f"checkpoint: {folder}" in done.out
+
+
+def test_resuming_a_complete_run_says_so_and_changes_nothing(run_copy: Path, metagen: Any) -> None:
+    before = {path: path.read_bytes() for path in run_copy.rglob("*") if path.is_file()}
+    done = metagen("resume", run_copy)
+    assert (done.code, done.out) == (0, f"{run_copy} is complete: 5 steps\n")
+    assert {path: path.read_bytes() for path in run_copy.rglob("*") if path.is_file()} == before
+
+
+def test_resuming_goes_on_from_the_newest_whole_checkpoint(
+    trained: Path, run_copy: Path, metagen: Any, assert_same_state: Any
+) -> None:
+    """Or, with none that is whole, from the start: to the same end."""
+    final = run_copy / "checkpoints" / "final"
+    shutil.rmtree(final)
+    done = metagen("resume", run_copy)
+    assert done.code == 0
+    assert "step 4/5" not in done.out
+    assert_same_state(load_checkpoint(run_copy).state, load_checkpoint(trained).state)
+
+    weights = final / "state.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    done = metagen("resume", run_copy)
+    assert done.code == 0
+    assert f"skipped: {final}: damaged checkpoint" in done.err
+    assert_same_state(load_checkpoint(run_copy).state, load_checkpoint(trained).state)
+
+    shutil.rmtree(run_copy / "checkpoints")
+    done = metagen("resume", run_copy)
+    assert "joint step 1/5" in done.out
+    assert_same_state(load_checkpoint(run_copy).state, load_checkpoint(trained).state)
+
+
+def test_evaluating_prints_a_table_and_writes_the_report_and_a_picture(run_copy: Path, metagen: Any) -> None:
+    done = metagen("evaluate", run_copy, "--tasks", 2, "--steps", "2,0,2")
+    assert done.code == 0
+    _plain(done.out.replace("━", "") + done.err)  # the table's own line is no bar
+    assert "0 steps" in done.out
+    assert "finetune" in done.out
+    report = json.loads((run_copy / "evaluation.json").read_text())
+    assert (report["split"], report["shots"], report["steps"], report["step"]) == ("test", 3, [0, 2], 5)
+    assert len(report["classes"]) == 2
+    assert {"meta", "finetune"} <= set(report["methods"])
+    for method in report["methods"].values():
+        assert list(method["query_loss"]) == ["0", "2"]
+        for step in method["query_loss"].values():
+            assert step["low"] <= step["mean"] <= step["high"]
+            assert sorted(step["per_class"]) == sorted(report["classes"])
+            assert np.mean(list(step["per_class"].values())) == pytest.approx(step["mean"])
+    meta, tuned = (report["methods"][name]["query_loss"]["0"] for name in ("meta", "finetune"))
+    assert meta == tuned
+    assert set(report["methods"]["finetune"]["step_size"].values()) <= set(STEP_SIZES)
+    with Image.open(run_copy / "samples.png") as picture:
+        assert picture.format == "PNG"
+
+
+def test_evaluating_twice_or_by_another_path_gives_the_same_report(
+    run_copy: Path, tmp_path: Path, metagen: Any
+) -> None:
+    reports = []
+    for checkpoint in (run_copy, run_copy / "checkpoints" / "final"):
+        out = tmp_path / "out"
+        options = ["--tasks", 2, "--steps", "0,1", "--json", out / "e.json", "--picture", out / "e.png"]
+        assert metagen("evaluate", checkpoint, *options).code == 0
+        reports.append({**json.loads((out / "e.json").read_text()), "checkpoint": ""})
+        assert sorted(path.name for path in out.iterdir()) == ["e.json", "e.png"]
+    assert reports[0] == reports[1]
+    assert not (run_copy / "evaluation.json").exists()
+
+
+def test_evaluating_on_other_data_names_it(run_copy: Path, tiny_images: ImageSet, tmp_path: Path, metagen: Any) -> None:
+    folder = tmp_path / "drawings"
+    for index in range(3):
+        (folder / "test" / f"kind{index}").mkdir(parents=True)
+        for number, image in enumerate(tiny_images.class_images(index)[:9]):
+            Image.fromarray(image[0]).save(folder / "test" / f"kind{index}" / f"{number}.png")
+    done = metagen("evaluate", run_copy, "--data", folder, "--tasks", 9, "--steps", 0, "--json", tmp_path / "e.json")
+    assert done.code == 0
+    report = json.loads((tmp_path / "e.json").read_text())
+    assert (report["data"], report["classes"]) == ("drawings", ["kind0", "kind1", "kind2"])
+    assert report["split_origin"].startswith("split given by the folders")
+
+
+def test_adapting_writes_new_images_and_a_grid(run_copy: Path, own_images: Path, tmp_path: Path, metagen: Any) -> None:
+    out = tmp_path / "out"
+    done = metagen("adapt", run_copy, own_images, "--samples", 3, "--steps", 2, "--out", out)
+    assert done.code == 0
+    _plain(done.out + done.err)
+    assert f"3 new images and grid.png in {out}" in done.out
+    assert sorted(path.name for path in out.iterdir()) == ["000.png", "001.png", "002.png", "grid.png"]
+    for number in range(3):
+        with Image.open(out / f"00{number}.png") as image:
+            assert (image.size, image.mode) == ((16, 16), "L")
+
+
+def test_adapting_is_repeatable_and_by_default_beside_the_images(
+    run_copy: Path, own_images: Path, tmp_path: Path, metagen: Any
+) -> None:
+    assert metagen("adapt", run_copy, own_images, "--samples", 2).code == 0
+    assert metagen("adapt", run_copy, own_images, "--samples", 2, "--out", tmp_path / "again").code == 0
+    assert metagen("adapt", run_copy, own_images, "--samples", 2, "--seed", 1, "--out", tmp_path / "other").code == 0
+    first, again, other = (
+        [(folder / f"00{n}.png").read_bytes() for n in range(2)]
+        for folder in (own_images.with_name("mine-generated"), tmp_path / "again", tmp_path / "other")
+    )
+    assert first == again
+    assert first != other
+
+
+def test_one_image_is_enough_to_adapt_to(run_copy: Path, own_images: Path, tmp_path: Path, metagen: Any) -> None:
+    for path in list(own_images.iterdir())[1:]:
+        path.unlink()
+    assert metagen("adapt", run_copy, own_images, "--samples", 1, "--out", tmp_path / "out").code == 0
+    assert len(list((tmp_path / "out").iterdir())) == 2
+
+
+@pytest.mark.parametrize("paper", [255, 0])
+def test_a_users_pictures_come_back_on_the_paper_they_were_on(
+    paper: int, tiny_yaml: Path, tmp_path: Path, metagen: Any
+) -> None:
+    """The packaged set has bright ink on dark ground: pictures the other way round are turned, and turned back."""
+    run, mine = tmp_path / "run", tmp_path / "mine"
+    packaged = ["--set", "data={source: pictograms, image_size: 16}", "--steps", 2, "--run-dir", run]
+    assert metagen("train", tiny_yaml, *packaged).code == 0
+    mine.mkdir()
+    for number in range(3):
+        picture = Image.new("L", (16, 16), paper)
+        picture.paste(255 - paper, (4, 4 + number, 12, 6 + number))
+        picture.save(mine / f"{number}.png")
+    done = metagen("adapt", run, mine, "--samples", 4, "--out", tmp_path / "out")
+    assert done.code == 0
+    assert ("inverted" in done.err) == (paper == 255)
+    levels = np.mean([np.asarray(Image.open(tmp_path / "out" / f"00{number}.png")) for number in range(4)])
+    assert (levels > 127) == (paper == 255)
+
+
+def test_sampling_draws_classes_of_the_checkpoints_own_data(run_copy: Path, tmp_path: Path, metagen: Any) -> None:
+    out = tmp_path / "deep" / "s.png"
+    done = metagen("sample", run_copy, "--classes", 2, "--samples", 2, "--steps", 1, "--out", out)
+    assert (done.code, done.out) == (0, f"wrote {out}\n")
+    with Image.open(out) as picture:
+        assert picture.width > 5 * 64
+
+
+def test_tasks_are_listed_with_their_splits_and_their_origin(tiny_npz: Path, metagen: Any) -> None:
+    done = metagen("tasks", "list", "--data", tiny_npz, "--image-size", 16)
+    assert done.code == 0
+    assert "14 classes, 224 images" in done.out
+    rows = {line.split()[1]: line for line in done.out.splitlines() if re.match(r"│ (train|valid|test)", line)}
+    assert [[int(x) for x in re.findall(r"│ +(\d+)", rows[split])] for split in ("train", "valid", "test")] == [
+        [8, 128, 16, 16],
+        [3, 48, 16, 16],
+        [3, 48, 16, 16],
+    ]
+    assert "split: split given by the file tiny.npz" in done.out
+
+
+def test_class_names_with_brackets_are_listed_as_they_are(tmp_path: Path, metagen: Any) -> None:
+    images = np.zeros((2, 8, 8), np.uint8)
+    path = tmp_path / "[odd].npz"
+    np.savez(path, images=images, labels=[0, 1], names=np.array(["[/x]", "[b]y"]), split=[0, 2])
+    done = metagen("tasks", "list", "--data", path, "--image-size", 8)
+    assert done.code == 0
+    assert "[odd]: 2 classes" in done.out
+    assert "[/x]" in done.out
+    assert "[b]y" in done.out
+
+
+def test_tasks_are_shown_as_a_contact_sheet(tiny_npz: Path, tmp_path: Path, metagen: Any) -> None:
+    out = tmp_path / "sheet.png"
+    done = metagen(
+        "tasks", "show", "--data", tiny_npz, "--image-size", 16, "--split", "test", "--images", 4, "--out", out
+    )
+    assert (done.code, done.out) == (0, f"wrote {out}\n")
+    with Image.open(out) as picture:
+        assert picture.height > 3 * 64
+        assert picture.width > 4 * 64
+
+
+def test_without_a_command_the_help_is_shown(metagen: Any) -> None:
+    done = metagen()
+    assert "Commands:" in done.out + done.err

@@ -1,0 +1,104 @@
+"""A run that is stopped, politely or not, goes on to the same end as one that never was: bit for bit."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from metagen.checkpoint import checkpoints, load_checkpoint
+from metagen.learner import MetaState
+
+LONG = ["--set", "phases.0.steps=90", "--set", "phases.1.steps=30", "--set", "log.checkpoint_every=1"]
+"""Enough steps that a signal sent after the first checkpoint comes long before the last."""
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tiny_yaml: Path, tmp_path_factory: pytest.TempPathFactory) -> MetaState:
+    from launch.preset import load_config
+    from launch.session import Workers, start
+
+    config = load_config(str(tiny_yaml), LONG[1::2], None, None)
+    folder = tmp_path_factory.mktemp("uninterrupted") / "run"
+    start(config, folder, Workers.choose(config, "serial", None, None))
+    return load_checkpoint(folder).state
+
+
+def _wait_for_a_checkpoint(process: subprocess.Popen[str], folder: Path) -> None:
+    deadline = time.monotonic() + 120
+    while not checkpoints(folder):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, "no checkpoint came"
+        time.sleep(0.005)
+
+
+def test_a_killed_run_resumes_to_the_same_end(
+    tiny_yaml: Path, tmp_path: Path, start_metagen: Any, metagen: Any, uninterrupted: MetaState, assert_same_state: Any
+) -> None:
+    folder = tmp_path / "run"
+    process = start_metagen("train", tiny_yaml, *LONG, "--pool", "serial", "--run-dir", folder)
+    _wait_for_a_checkpoint(process, folder)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    step = load_checkpoint(folder).state.step
+    assert 0 < step < uninterrupted.step
+    done = metagen("resume", folder)
+    assert done.code == 0
+    assert_same_state(load_checkpoint(folder / "checkpoints" / "final").state, uninterrupted)
+    assert not list((folder / "checkpoints").glob(".*"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_a_run_cleanly_with_a_checkpoint(
+    number: signal.Signals,
+    tiny_yaml: Path,
+    tmp_path: Path,
+    start_metagen: Any,
+    metagen: Any,
+    uninterrupted: MetaState,
+    assert_same_state: Any,
+) -> None:
+    folder = tmp_path / "run"
+    process = start_metagen("train", tiny_yaml, *LONG, "--pool", "serial", "--run-dir", folder)
+    _wait_for_a_checkpoint(process, folder)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    stopped = re.search(r"stopped after step (\d+) of 120: continue with 'metagen resume (.+)'", out)
+    assert stopped
+    assert stopped[2] == str(folder)
+    assert load_checkpoint(folder).state.step == int(stopped[1]) < 120
+    assert not (folder / "checkpoints" / "final").exists()
+    assert metagen("resume", folder).code == 0
+    assert_same_state(load_checkpoint(folder / "checkpoints" / "final").state, uninterrupted)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_ctrl_c_on_ray_stops_cleanly_and_the_run_resumes_on_another_number_of_actors(
+    tiny_yaml: Path, tmp_path: Path, start_metagen: Any, uninterrupted: MetaState, assert_same_state: Any
+) -> None:
+    """Ctrl-C in a terminal reaches every process of the group: Ray's and the actors' too."""
+    folder = tmp_path / "run"
+    process = start_metagen("train", tiny_yaml, *LONG, "--pool", "ray", "--actors", 2, "--run-dir", folder)
+    _wait_for_a_checkpoint(process, folder)
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 130, (out, err)
+    assert "Traceback" not in err
+    assert f"continue with 'metagen resume {folder}'" in out
+    assert "2 Ray actors" in out
+
+    process = start_metagen("resume", folder, "--pool", "ray", "--actors", 1)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, (out, err)
+    assert "1 Ray actor" in out
+    assert_same_state(load_checkpoint(folder / "checkpoints" / "final").state, uninterrupted)
+    assert err == ""

@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from launch import session
+from launch.session import Workers
+from metagen.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def _eight_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "_cores", lambda: 8)
+
+
+def test_by_default_ray_has_an_actor_a_core(tiny_config: Any) -> None:
+    assert Workers.choose(tiny_config("pool={}"), None, None, None) == Workers("ray", 8, None, 1.0, 0.0)
+
+
+def test_actors_of_more_than_a_core_are_fewer(tiny_config: Any) -> None:
+    assert Workers.choose(tiny_config("pool={cpus: 3}"), None, None, None).count == 2
+    assert Workers.choose(tiny_config("pool={cpus: 0.5}"), None, None, None).count == 8
+    assert Workers.choose(tiny_config("pool={cpus: 20}"), None, None, None).count == 1
+
+
+def test_the_command_line_comes_before_the_config(tiny_config: Any) -> None:
+    config = tiny_config("pool={kind: ray, actors: 3, address: 'a:1', gpus: 0.5}")
+    assert Workers.choose(config, None, None, None) == Workers("ray", 3, "a:1", 1.0, 0.5)
+    assert Workers.choose(config, None, 5, "b:2") == Workers("ray", 5, "b:2", 1.0, 0.5)
+    assert Workers.choose(config, "serial", None, None).kind == "serial"
+    assert Workers.choose(config, "serial", None, None).count == 1
+
+
+def test_an_address_asks_for_ray(tiny_config: Any) -> None:
+    assert Workers.choose(tiny_config("pool={kind: serial}"), None, None, "auto").kind == "ray"
+
+
+@pytest.mark.parametrize(("count", "address"), [(2, None), (None, "auto")])
+def test_a_serial_pool_has_neither_actors_nor_an_address(tiny_config: Any, count: Any, address: Any) -> None:
+    with pytest.raises(UserError, match="--pool serial is one worker in this process: drop --actors and --address"):
+        Workers.choose(tiny_config(), "serial", count, address)

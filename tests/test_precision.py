@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from metagen.config import RunConfig, read_yaml
+from metagen.precision import resolve
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_precision_that_is_asked_for_is_kept(precision: str, tiny_config: Any) -> None:
+    config = tiny_config(f"precision={precision}")
+    assert resolve(config) is config
+
+
+def test_auto_becomes_one_of_the_two_and_changes_nothing_else(tiny_config: Any) -> None:
+    config = tiny_config("precision=auto")
+    state = torch.get_rng_state()
+    resolved = resolve(config)
+    assert resolved.precision in ("bf16", "fp32")
+    assert resolved.dtype in (torch.bfloat16, torch.float32)
+    assert resolved.model_copy(update={"precision": "auto"}) == config
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_run_writes_down_what_auto_became(tiny_yaml: Path, tmp_path: Path, metagen: Any) -> None:
+    """So that a resumed run and every actor compute alike, whatever they would measure."""
+    folder = tmp_path / "run"
+    assert metagen("train", tiny_yaml, "--steps", 2, "--set", "precision=auto", "--run-dir", folder).code == 0
+    assert RunConfig.parse(read_yaml(folder / "config.yaml")).precision in ("bf16", "fp32")
