@@ -2,7 +2,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-RUN ?= runs/quickstart-$(shell date +%Y%m%d-%H%M%S)
+ifndef RUN
+RUN := runs/quickstart-$(shell date +%Y%m%d-%H%M%S)
+endif
 
 .PHONY: quickstart test install docs clean
 

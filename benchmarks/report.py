@@ -18,7 +18,9 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-PLACE = re.compile(r"<!-- figure: (?P<name>[a-z-]+) -->\n(?:(?P<body>.*?)<!-- end figure -->\n)?", re.DOTALL)
+PLACE = re.compile(
+    r"<!-- figure: (?P<name>[a-z-]+) -->\n(?:(?P<body>(?:(?!<!-- figure:).)*?)<!-- end figure -->\n)?", re.DOTALL
+)
 NAMES = {
     "meta": "metagen: learned policy",
     "finetune": "the same weights, tuned Adam",

@@ -7,7 +7,7 @@ from types import TracebackType
 
 from torch.utils.tensorboard import SummaryWriter
 
-from metagen.evaluate import Bench, Method, choose_classes, generate
+from metagen.evaluate import MIN_QUERIES, Bench, Method, choose_classes, generate
 from metagen.learner import MetaState
 from metagen.picture import grid, pixels
 from metagen.records import StepReport, Verdict
@@ -60,8 +60,9 @@ class Board:
     def _bench(self) -> Bench | None:
         """The fixed unseen classes to draw; None if the set has none."""
         config, images = self.parts.config, self.parts.images
-        split = "valid" if len(images.members("valid", config.episode.shots)) else "test"
-        if not len(images.members(split, config.episode.shots + 5)):
+        need = config.episode.shots + MIN_QUERIES
+        split = "valid" if len(images.members("valid", need)) else "test"
+        if not len(images.members(split, need)):
             return None
         classes, _ = choose_classes(images, split, config.episode.shots, CLASSES, seed=0)
         return Bench(images, classes, config.episode.shots, seed=0)

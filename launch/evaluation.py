@@ -108,8 +108,10 @@ def run_evaluation(request: Request) -> None:
 def data_config(trained: DataConfig, data: Path) -> DataConfig:
     """The config of another data set at the size that a model was trained for: a source's name or a path."""
     values = {"image_size": trained.image_size, "channels": trained.channels}
-    if str(data) in tasks.REGISTRY and not data.exists():
+    if ":" in str(data) or (str(data) in tasks.REGISTRY and not data.exists()):
         return DataConfig.parse({**values, "source": str(data)})
+    if (data / "images_evaluation.zip").is_file():
+        return DataConfig.parse({**values, "source": "omniglot", "path": str(data)})
     if data.is_dir():
         return DataConfig.parse({**values, "source": "folder", "path": str(data), "polarity": "auto"})
     if not data.is_file():
@@ -157,15 +159,22 @@ def _measure(
 
 
 def _joint(path: Path | None, saved: Checkpoint) -> Checkpoint | None:
-    """The unconditioned baseline: the one asked for, else the packaged one if it draws images of this form."""
+    """The unconditioned baseline: the one asked for, else the packaged one if it fits the data."""
+
+    def form(checkpoint: Checkpoint) -> tuple[int, int]:
+        return checkpoint.config.data.image_size, checkpoint.config.data.channels
+
     if path is not None:
-        return load_checkpoint(path)
+        joint = load_checkpoint(path)
+        if form(joint) != form(saved):
+            raise UserError(
+                f"{path}: draws images of (size, channels) {form(joint)}, the checkpoint to evaluate {form(saved)}: "
+                "train the baseline on images of the same form"
+            )
+        return joint
     with resources.as_file(resources.files("launch") / "baselines" / "joint") as packaged:
-        if not packaged.is_dir():
-            return None
         joint = load_checkpoint(packaged)
-    form = (saved.config.data.source, saved.config.data.image_size, saved.config.data.channels)
-    if (joint.config.data.source, joint.config.data.image_size, joint.config.data.channels) != form:
+    if (joint.config.data.source, *form(joint)) != (saved.config.data.source, *form(saved)):
         print("note: the packaged joint baseline was trained on other data: give yours with --joint", file=sys.stderr)
         return None
     return joint
@@ -196,7 +205,7 @@ def _write_json(target: Path, values: dict[str, Any]) -> None:
 
 
 def _print(values: dict[str, Any], images: ImageSet, classes: int) -> None:
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False, emoji=False)
     table = Table(
         title=f"query loss on {classes} unseen classes of {images.name}, {values['shots']} shots (95% interval)",
         title_justify="left",
@@ -206,12 +215,12 @@ def _print(values: dict[str, Any], images: ImageSet, classes: int) -> None:
         table.add_column(f"{k} steps", justify="right")
     for name, entry in values["methods"].items():
         cells = [entry["query_loss"][str(k)] for k in values["steps"]]
-        table.add_row(name, *(f"{c['mean']:.4f} ({c['low']:.4f}-{c['high']:.4f})" for c in cells))
+        table.add_row(name, *(f"{c['mean']:.4f}\n{c['low']:.4f}-{c['high']:.4f}" for c in cells))
     for name, entry in values["methods"].items():
         if "meta_minus_this" in entry:
             cells = [entry["meta_minus_this"][str(k)] for k in values["steps"]]
-            marks = (f"{c['mean']:+.4f} ({c['low']:+.4f}, {c['high']:+.4f})" for c in cells)
-            table.add_row(f"meta - {name}", *marks, style="dim")
+            marks = (f"{c['mean']:+.4f}\n{c['low']:+.4f} {c['high']:+.4f}" for c in cells)
+            table.add_row(f"meta minus\n{name}", *marks, style="dim")
     console.print(table)
 
 

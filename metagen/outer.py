@@ -86,7 +86,7 @@ def adam(gradient: Tensor, moments: Moments, beta1: float, beta2: float) -> tupl
     second = torch.mul(moments["second"], beta2).addcmul_(gradient, gradient, value=1 - beta2)
     # The corrections are folded into the root, which is scaled instead of both moments.
     scale = (1 - beta1**steps) / math.sqrt(1 - beta2**steps)
-    root = second.sqrt().mul_(scale).add_(1e-8)
+    root = second.sqrt().mul_(scale).add_(1e-8 * (1 - beta1**steps))
     return first / root, {"first": first, "second": second, "count": count}
 
 

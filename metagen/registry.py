@@ -30,4 +30,7 @@ def options_of(kind: str, entry: Any, values: Mapping[str, Any]) -> Any:
         if values:
             raise UserError(f"{kind} {entry.__name__} takes no options, got {', '.join(values)}")
         return None
-    return options.parse(values)
+    try:
+        return options.parse(values)
+    except UserError as error:
+        raise UserError(f"{kind} options: {error}") from None

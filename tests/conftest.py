@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from hypothesis import settings
 from torch import Tensor, nn
 
 from metagen import work
@@ -28,6 +29,9 @@ from metagen.records import StepReport
 from metagen.tasks import ImageSet
 from metagen.tasks.imageset import offsets_of
 from metagen.train import train
+
+settings.register_profile("metagen", deadline=None, derandomize=True, database=None)
+settings.load_profile("metagen")
 
 TINY: dict[str, Any] = {
     "name": "tiny",

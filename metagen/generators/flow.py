@@ -91,7 +91,7 @@ class Flow:
             h = then - now
             slope = slope_at(x, now)
             ahead = x + h * slope
-            if self.options.sampler == "heun" and then < 1:
+            if self.options.sampler == "heun":
                 slope = (slope + slope_at(ahead, then)) / 2
                 ahead = x + h * slope
             x = ahead

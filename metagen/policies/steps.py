@@ -17,9 +17,10 @@ from metagen.strict import Strict
 
 FEATURES = 2
 AGREEMENT_MEAN, AGREEMENT_DEVIATION = 0.0, 0.12
-"""Agreement of the halves' gradients on tasks of the training distribution, to standardise with (docs/log.md)."""
-LOOKS = 5
-"""Steps whose gradients are taken in halves: later ones say little about the task that these did not."""
+"""Agreement of the halves' gradients on tasks of the training distribution (docs/log.md), to standardise with."""
+MEMORY = 0.8
+"""What a step's look at the agreement still counts for a step later: once a task has been learned its images
+agree on nothing more, and step sizes should fall."""
 
 
 class LearnedStepsOptions(Strict):
@@ -45,9 +46,10 @@ class LearnedSteps:
         log_size[l, j] = layer[l] + step[j] + both[l, j] + weights[l] . features[l, j]
 
     The features are how far the gradients of two halves of the support set agree (their cosine), in layer ``l``
-    and over the whole network, standardised, from the first steps. Where images agree on a direction, it is the
-    class that asks for it and not the single image: the task is unlike what the network knows (a shift), and
-    larger steps pay on images not shown. Where they do not, small steps are as much as is safe.
+    and over the whole network, standardised, with the last few steps counting most. Where images agree on a
+    direction, it is the class that asks for it and not the single image: the task is unlike what the network
+    knows (a shift), and larger steps pay on images not shown. Where they do not, small steps are as much as is
+    safe.
     """
 
     Options = LearnedStepsOptions
@@ -63,7 +65,7 @@ class LearnedSteps:
         return torch.cat([start, torch.zeros(horizon + layers * horizon), weights.repeat(layers)])
 
     def wants_halves(self, step: int) -> bool:
-        return self.options.features and step < LOOKS
+        return self.options.features
 
     def step(self, run: Run, parameters: Tensor, gradient: Gradient, step: int) -> None:
         with torch.enable_grad():
@@ -120,10 +122,10 @@ class LearnedSteps:
             lengths = (layers.dot(one, one) * layers.dot(other, other)).sqrt()
             whole = (one.square().sum() * other.square().sum()).sqrt()
             zeros = torch.zeros_like(dot)
-            state["dot"] = state.get("dot", zeros) + dot
-            state["lengths"] = state.get("lengths", zeros) + lengths
-            state["whole"] = state.get("whole", zeros) + whole
-            state["looks"] = state.get("looks", zeros) + 1
+            state["dot"] = MEMORY * state.get("dot", zeros) + dot
+            state["lengths"] = MEMORY * state.get("lengths", zeros) + lengths
+            state["whole"] = MEMORY * state.get("whole", zeros) + whole
+            state["looks"] = MEMORY * state.get("looks", zeros) + 1
         if "looks" not in state:
             return gradient.mean.new_zeros(layers.count, FEATURES)
         tiny = torch.finfo(torch.float32).tiny

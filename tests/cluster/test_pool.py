@@ -145,12 +145,14 @@ def test_closing_ends_the_actors(ray_session: None, new_learner: Any, tiny_confi
     pool = RayPool(parts.config, parts.images, workers=1)
     [actor] = pool._actors
     pool.close()
-    with pytest.raises(ray.exceptions.RayActorError):
-        ray.get(actor.__ray_ready__.remote())
-    deadline = time.monotonic() + 30
-    while ray.available_resources().get("CPU", 0) < before and time.monotonic() < deadline:
+    deadline, gone = time.monotonic() + 30, False
+    while not gone or ray.available_resources().get("CPU", 0) < before:
+        assert time.monotonic() < deadline
+        try:
+            ray.get(actor.__ray_ready__.remote(), timeout=1)
+        except ray.exceptions.RayActorError:
+            gone = True
         time.sleep(0.05)
-    assert ray.available_resources().get("CPU", 0) == before
     pool.close()
 
 
@@ -178,7 +180,7 @@ def test_an_address_where_nothing_listens_is_refused_in_seconds(address: str, cl
     started, address = time.monotonic(), address.format(closed_port)
     with pytest.raises(UserError) as caught:
         start_ray(address, 1)
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 30
     assert f"no Ray cluster answers at {address}" in str(caught.value)
     assert "check 'ray status' there" in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -347,7 +347,7 @@ def test_an_unreachable_ray_address_is_refused_in_seconds(
         port = free.getsockname()[1]
     started = time.monotonic()
     done = metagen("train", tiny_yaml, "--address", f"{host}:{port}", "--run-dir", run_dir)
-    assert time.monotonic() - started < 15
+    assert time.monotonic() - started < 30
     _refused(done, f"no Ray cluster answers at {host}:{port}", "check 'ray status' there")
 
 
