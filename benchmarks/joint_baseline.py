@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import subprocess
-import time
 from pathlib import Path
 
 from environment import write
@@ -26,11 +25,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--run-dir", type=Path, default=Path("runs/quickstart-joint"))
     options = parser.parse_args()
-    started = time.monotonic()
     if not (options.run_dir / run_folder.CONFIG).exists():
         subprocess.run(["metagen", "train", "quickstart-joint", "--run-dir", str(options.run_dir)], check=True)
-    seconds = time.monotonic() - started
-    saved = load_checkpoint(options.run_dir / "checkpoints" / "final")
+    final = options.run_dir / "checkpoints" / "final"
+    seconds = final.stat().st_mtime - (options.run_dir / run_folder.CONFIG).stat().st_mtime
+    saved = load_checkpoint(final)
     layout = build_problem(saved.config).network.layout
     export_checkpoint(TARGET, saved.config, layout, saved.state)
     size = sum(path.stat().st_size for path in TARGET.iterdir())

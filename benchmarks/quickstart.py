@@ -21,13 +21,15 @@ from environment import write
 ROOT = Path(__file__).parent.parent
 
 
-def evaluation(run: Path, name: str, *extra: str) -> dict[str, Any]:
-    """Evaluate the run; the JSON without its per-class tables, which would be most of the file."""
-    path = run / f"{name}.json"
-    picture = run / f"{name}.png"
-    command = ["metagen", "evaluate", str(run), "--json", str(path), "--picture", str(picture), *extra]
-    subprocess.run(command, check=True)
-    values: dict[str, Any] = json.loads(path.read_text())
+def evaluate(run: Path, name: str, *extra: str) -> subprocess.Popen[bytes]:
+    """Start evaluating the run; the result will lie beside it."""
+    command = ["metagen", "evaluate", str(run), "--json", str(run / f"{name}.json")]
+    return subprocess.Popen([*command, "--picture", str(run / f"{name}.png"), *extra])
+
+
+def figures_of(run: Path, name: str) -> dict[str, Any]:
+    """An evaluation's JSON without its per-class tables, which would be most of the file."""
+    values: dict[str, Any] = json.loads((run / f"{name}.json").read_text())
     values.pop("checkpoint")
     for method in values["methods"].values():
         for entry in method["query_loss"].values():
@@ -47,15 +49,21 @@ def main() -> None:
     started = time.monotonic()
     subprocess.run(["metagen", "train", options.preset, "--run-dir", str(run), "--seed", str(options.seed)], check=True)
     seconds = time.monotonic() - started
-    pictograms = evaluation(run, "pictograms", "--tasks", options.tasks)
-    omniglot = evaluation(run, "omniglot", "--tasks", options.tasks, "--data", str(options.omniglot))
+    tasks = ("--tasks", options.tasks)
+    evaluations = [  # one core each
+        evaluate(run, "pictograms", *tasks),
+        evaluate(run, "omniglot", *tasks, "--data", str(options.omniglot)),
+    ]
+    codes = [process.wait() for process in evaluations]
+    if any(codes):
+        raise SystemExit("an evaluation failed")
     name = options.preset if options.seed == 0 else f"{options.preset}-seed{options.seed}"
     figures = {
         "preset": options.preset,
         "seed": options.seed,
         "command_seconds": seconds,
-        "pictograms": pictograms,
-        "omniglot": omniglot,
+        "pictograms": figures_of(run, "pictograms"),
+        "omniglot": figures_of(run, "omniglot"),
     }
     path = write(name, figures)
     picture = ROOT / "docs" / "images" / f"{name}.png"
