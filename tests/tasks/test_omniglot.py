@@ -5,6 +5,7 @@ import hashlib
 import http.server
 import importlib
 import io
+import os
 import threading
 import zipfile
 from collections.abc import Iterator
@@ -18,7 +19,8 @@ from PIL import Image
 from metagen.errors import UserError
 from metagen.tasks import DataConfig, ImageSet, load
 
-LOCAL = Path(__file__).parents[3] / "shared" / "data" / "omniglot28.npz"
+LOCAL = Path(os.environ.get("METAGEN_OMNIGLOT", "no such file"))
+"""The whole set at 28x28, where there is one; a small one of its form is made otherwise."""
 MODULE = importlib.import_module("metagen.tasks.omniglot")  # the package has a function of that name
 BACKGROUND = [f"Alphabet{letter}" for letter in "ABCDEFGHIJ"]
 
