@@ -26,7 +26,7 @@ class Board:
         self.writer = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
         self.bench = self._bench()
         steps = parts.config.steps
-        every = parts.config.log.images_every or max(1, steps // 4)
+        every = parts.config.log.images_every or -(-steps // 4)
         self.image_steps = {*range(every, steps + 1, every), steps}
         self.histogram_every = max(1, steps // 50)
 
