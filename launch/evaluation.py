@@ -210,9 +210,9 @@ def _print(values: dict[str, Any], images: ImageSet, classes: int) -> None:
         title=f"query loss on {classes} unseen classes of {images.name}, {values['shots']} shots (95% interval)",
         title_justify="left",
     )
-    table.add_column("method")
+    table.add_column("method", overflow="fold")
     for k in values["steps"]:
-        table.add_column(f"{k} steps", justify="right")
+        table.add_column(f"{k} steps", justify="right", overflow="fold")
     for name, entry in values["methods"].items():
         cells = [entry["query_loss"][str(k)] for k in values["steps"]]
         table.add_row(name, *(f"{c['mean']:.4f}\n{c['low']:.4f}-{c['high']:.4f}" for c in cells))
