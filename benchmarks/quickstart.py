@@ -3,7 +3,8 @@
     python benchmarks/quickstart.py --omniglot omniglot28.npz [--tasks 100] [--preset quickstart] [--seed 0]
 
 Runs ``metagen train`` and ``metagen evaluate`` as a user does, on the packaged test classes and on Omniglot's
-evaluation alphabets, and writes results/PRESET.json and docs/images/PRESET.png.
+evaluation alphabets, and writes results/PRESET.json and docs/images/PRESET.png. What an earlier call finished in
+the run folder is not done again.
 """
 
 from __future__ import annotations
@@ -12,17 +13,20 @@ import argparse
 import json
 import shutil
 import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
 from environment import write
 
+from launch import run_folder
+
 ROOT = Path(__file__).parent.parent
 
 
-def evaluate(run: Path, name: str, *extra: str) -> subprocess.Popen[bytes]:
-    """Start evaluating the run; the result will lie beside it."""
+def evaluate(run: Path, name: str, *extra: str) -> subprocess.Popen[bytes] | None:
+    """Start evaluating the run, unless that was done already; the result will lie beside it."""
+    if (run / f"{name}.json").exists():
+        return None
     command = ["metagen", "evaluate", str(run), "--json", str(run / f"{name}.json")]
     return subprocess.Popen([*command, "--picture", str(run / f"{name}.png"), *extra])
 
@@ -46,22 +50,25 @@ def main() -> None:
     parser.add_argument("--run-dir", type=Path)
     options = parser.parse_args()
     run = options.run_dir or Path("runs") / f"benchmark-{options.preset}-{options.seed}"
-    started = time.monotonic()
-    subprocess.run(["metagen", "train", options.preset, "--run-dir", str(run), "--seed", str(options.seed)], check=True)
-    seconds = time.monotonic() - started
+    final = run / "checkpoints" / "final"
+    if not final.exists():
+        command = "resume" if run.exists() else "train"
+        what = [str(run)] if run.exists() else [options.preset, "--run-dir", str(run), "--seed", str(options.seed)]
+        subprocess.run(["metagen", command, *what], check=True)
+    seconds = final.stat().st_mtime - (run / run_folder.CONFIG).stat().st_mtime
     tasks = ("--tasks", options.tasks)
     evaluations = [  # one core each
         evaluate(run, "pictograms", *tasks),
         evaluate(run, "omniglot", *tasks, "--data", str(options.omniglot)),
     ]
-    codes = [process.wait() for process in evaluations]
+    codes = [process.wait() for process in evaluations if process is not None]
     if any(codes):
         raise SystemExit("an evaluation failed")
     name = options.preset if options.seed == 0 else f"{options.preset}-seed{options.seed}"
     figures = {
         "preset": options.preset,
         "seed": options.seed,
-        "command_seconds": seconds,
+        "training_seconds": seconds,
         "pictograms": figures_of(run, "pictograms"),
         "omniglot": figures_of(run, "omniglot"),
     }
@@ -69,7 +76,7 @@ def main() -> None:
     picture = ROOT / "docs" / "images" / f"{name}.png"
     picture.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy(run / "pictograms.png", picture)
-    print(f"trained in {seconds:.0f} s, start of Ray included; wrote {path} and {picture}")
+    print(f"trained in {seconds:.0f} s; wrote {path} and {picture}")
 
 
 if __name__ == "__main__":

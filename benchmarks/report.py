@@ -39,7 +39,7 @@ def quickstart_time() -> str:
     values = result("quickstart")
     machine = values["environment"]
     return (
-        f"Measured: {values['command_seconds']:.0f} s for the training command, Ray's start included, on "
+        f"Measured: {values['training_seconds']:.0f} s from the run's start to its final checkpoint, on "
         f"{machine['cores']} cores of an {machine['processor'].split(' (')[0]} "
         f"(`benchmarks/results/quickstart.json`).\n"
     )
