@@ -64,7 +64,10 @@ def loss_table(values: dict[str, Any]) -> str:
 def results_table() -> str:
     values = result("quickstart")
     parts = []
-    for name, title in (("pictograms", "unseen classes of pictograms"), ("omniglot", "Omniglot, never trained on")):
+    for name, title in (
+        ("pictograms", "unseen classes of pictograms"),
+        ("omniglot", "classes of Omniglot, a data set never trained on"),
+    ):
         found = values[name]
         parts.append(
             f"Query loss after the quickstart, {len(found['classes'])} {title} "

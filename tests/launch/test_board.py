@@ -58,7 +58,7 @@ def test_the_policys_step_sizes_are_histograms(events: EventAccumulator) -> None
 
 def test_unseen_classes_are_drawn_as_training_goes(events: EventAccumulator) -> None:
     drawn = events.Images("unseen_classes")
-    assert [event.step for event in drawn] == [1, 2, 3, 4, 5]
+    assert [event.step for event in drawn] == [2, 4, 5]
     with Image.open(io.BytesIO(drawn[-1].encoded_image_string)) as picture:
         assert picture.height > 3 * 64
     assert drawn[0].encoded_image_string != drawn[-1].encoded_image_string
