@@ -76,10 +76,6 @@ def results_table() -> str:
     return "\n".join(parts) + "\nFrom `benchmarks/results/quickstart.json`.\n"
 
 
-def quickstart_table() -> str:
-    return results_table()
-
-
 def scaling() -> str:
     values = result("scaling")
     return (
@@ -92,7 +88,7 @@ def scaling() -> str:
 FIGURES: dict[str, Callable[[], str]] = {
     "quickstart-time": quickstart_time,
     "results-table": results_table,
-    "quickstart-table": quickstart_table,
+    "quickstart-table": results_table,
     "scaling": scaling,
 }
 

@@ -17,6 +17,7 @@ from ray.exceptions import RayActorError, RayTaskError
 from cluster.actor import Actor
 from metagen.config import RunConfig
 from metagen.errors import UserError
+from metagen.pool import available_cores
 from metagen.records import Snapshot, Vector, WorkItem, WorkResult
 from metagen.tasks.imageset import ImageSet
 
@@ -119,7 +120,7 @@ def start_ray(address: str | None, workers: int, cpus: float = 1.0, gpus: float 
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     address = address or os.environ.get("RAY_ADDRESS") or None
     if address is None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        cores = available_cores()
         if workers * cpus > cores:
             most = int(cores // cpus)
             fix = f"use --actors {most}" if most else f"lower pool.cpus to {cores} or less"

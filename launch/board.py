@@ -7,7 +7,7 @@ from types import TracebackType
 
 from torch.utils.tensorboard import SummaryWriter
 
-from metagen.evaluate import MIN_QUERIES, Bench, Method, choose_classes, generate
+from metagen.evaluate import MIN_QUERIES, Bench, Method, choose_classes, drawn
 from metagen.learner import MetaState
 from metagen.picture import grid, pixels
 from metagen.records import StepReport, Verdict
@@ -71,6 +71,5 @@ class Board:
         assert self.bench is not None
         device = self.parts.problem.network.device
         method = Method(self.parts.problem, state.mean.to(device), self.parts.policy, state.policy.to(device))
-        episodes = [self.bench.episode(index) for index in self.bench.classes]
-        rows = [(e.class_name, e.support, generate(method, e.support, 0, SAMPLES, 0, e.class_name)) for e in episodes]
+        rows = drawn(method, self.bench, self.bench.classes, steps=0, count=SAMPLES)
         self.writer.add_image("unseen_classes", pixels(grid(rows)), step)

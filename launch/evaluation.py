@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from launch.generation import write_picture
 from metagen import __version__, tasks
 from metagen.checkpoint import Checkpoint, load_checkpoint
 from metagen.errors import UserError
@@ -25,8 +26,8 @@ from metagen.evaluate import (
     Losses,
     Method,
     choose_classes,
+    drawn,
     fine_tuned,
-    generate,
     method_of,
     report,
     tune,
@@ -98,7 +99,10 @@ def run_evaluation(request: Request) -> None:
     }
     for name, chosen in sizes.items():
         values["methods"][name]["step_size"] = {str(k): size for k, size in chosen.items()}
-    _draw(bench, meta, min(10, max(request.steps)), picture)
+    spread = classes[:: max(1, len(classes) // ROWS)][:ROWS]
+    adapted = min(10, max(request.steps))
+    rows = drawn(meta, bench, spread, adapted, SAMPLES)
+    write_picture(grid(rows, titles=("shown", f"generated after {adapted} steps")), picture, "--picture")
     target = request.json_file or _home(request.checkpoint) / "evaluation.json"
     _write_json(target, values)
     _print(values, images, len(classes))
@@ -178,20 +182,6 @@ def _joint(path: Path | None, saved: Checkpoint) -> Checkpoint | None:
         print("note: the packaged joint baseline was trained on other data: give yours with --joint", file=sys.stderr)
         return None
     return joint
-
-
-def _draw(bench: Bench, meta: Method, steps: int, target: Path) -> None:
-    """Support beside generated, for classes spread over the test."""
-    spread = bench.classes[:: max(1, len(bench.classes) // ROWS)][:ROWS]
-    rows = []
-    for episode in map(bench.episode, spread):
-        made = generate(meta, episode.support, steps, SAMPLES, bench.seed, episode.class_name)
-        rows.append((episode.class_name, episode.support, made))
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        grid(rows, titles=("shown", f"generated after {steps} steps")).save(target)
-    except OSError as error:
-        raise UserError(f"{target}: cannot be written ({error.strerror}): choose another with --picture") from None
 
 
 def _write_json(target: Path, values: dict[str, Any]) -> None:

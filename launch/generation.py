@@ -6,10 +6,12 @@ import sys
 import time
 from pathlib import Path
 
+from PIL.Image import Image
+
 from metagen import tasks
 from metagen.checkpoint import load_checkpoint, publishing
 from metagen.errors import UserError
-from metagen.evaluate import Bench, choose_classes, generate, method_of
+from metagen.evaluate import Bench, choose_classes, drawn, generate, method_of
 from metagen.picture import grid, save_image
 from metagen.pool import one_thread
 from metagen.tasks.config import DataConfig
@@ -68,23 +70,14 @@ def sample_classes_to_file(
     shots = shots or saved.config.episode.shots
     chosen, _ = choose_classes(images, split, shots, classes, seed)
     bench, method = Bench(images, chosen, shots, seed), method_of(saved)
-    rows = []
-    for episode in map(bench.episode, chosen):
-        rows.append(
-            (
-                episode.class_name,
-                episode.support,
-                generate(method, episode.support, steps, samples, seed, episode.class_name),
-            )
-        )
-    write_picture(grid(rows), out)
+    write_picture(grid(drawn(method, bench, chosen, steps, samples)), out, "--out")
+    print(f"wrote {out}")
 
 
-def write_picture(picture: object, out: Path) -> None:
-    """Save a picture and say so; raises ``UserError`` if it cannot be written."""
+def write_picture(picture: Image, out: Path, option: str) -> None:
+    """Save a picture; raises ``UserError`` naming the command's ``option`` if it cannot be written."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(out)  # type: ignore[attr-defined]
+        picture.save(out)
     except (OSError, ValueError) as error:
-        raise UserError(f"{out}: cannot be written ({error}): give a .png with --out") from None
-    print(f"wrote {out}")
+        raise UserError(f"{out}: cannot be written ({error}): choose another .png with {option}") from None

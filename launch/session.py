@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import signal
 import sys
 import threading
@@ -20,7 +19,7 @@ from metagen import checkpoint, tasks, work
 from metagen.config import RunConfig
 from metagen.errors import UserError
 from metagen.learner import Learner, initial_state
-from metagen.pool import Pool, SerialPool, one_thread
+from metagen.pool import Pool, SerialPool, available_cores, one_thread
 from metagen.precision import resolve
 from metagen.records import StepReport
 from metagen.tasks.imageset import ImageSet
@@ -46,7 +45,7 @@ class Workers:
         kind = kind or ("ray" if address else pool.kind)
         if kind == "serial" and ((count or 1) > 1 or address):
             raise UserError("--pool serial is one worker in this process: drop --actors and --address, or use ray")
-        count = 1 if kind == "serial" else count or pool.actors or max(1, int(_cores() // max(pool.cpus, 1.0)))
+        count = 1 if kind == "serial" else count or pool.actors or max(1, int(available_cores() // max(pool.cpus, 1.0)))
         return Workers(kind, count, address or pool.address, pool.cpus, pool.gpus)
 
 
@@ -212,7 +211,3 @@ def _enough(config: RunConfig, images: ImageSet) -> None:
             f"{images.name}: no training class has {need} images (episode.shots + episode.queries): "
             "lower them with --set episode.queries=N, or add images"
         )
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

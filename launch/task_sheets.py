@@ -53,4 +53,5 @@ def draw_sheet(
         raise UserError(f"{images.name}: no classes in split '{split}': use another --split")
     chosen = np.sort(numpy_generator(seed, "contact sheet").permutation(members)[:classes])
     rows = [(images.classes[i], to_float(images.class_images(int(i))[:count])) for i in chosen]
-    write_picture(contact_sheet(rows), out)
+    write_picture(contact_sheet(rows), out, "--out")
+    print(f"wrote {out}")

@@ -76,12 +76,12 @@ def adapt(
     yield Step(0, phi, float("nan"))
     for step in range(steps):
         if policy.wants_halves(step) and len(support) > 1:
-            order = torch.randperm(len(support), generator=rng)
-            parts = [_support_gradient(problem, phi, condition, rows, rng) for rows in order.tensor_split(2)]
-            shares = [len(rows) / len(support) for rows in order.tensor_split(2)]
-            loss = sum(share * part[0] for share, part in zip(shares, parts, strict=True))
-            slope = torch.lerp(parts[0][1], parts[1][1], shares[1])
-            gradient = Gradient(slope, (parts[0][1], parts[1][1]))
+            one, other = torch.randperm(len(support), generator=rng).tensor_split(2)
+            loss_one, slope_one = _support_gradient(problem, phi, condition, one, rng)
+            loss_other, slope_other = _support_gradient(problem, phi, condition, other, rng)
+            share = len(other) / len(support)
+            loss = (1 - share) * loss_one + share * loss_other
+            gradient = Gradient(torch.lerp(slope_one, slope_other, share), (slope_one, slope_other))
         else:
             loss, slope = _support_gradient(problem, phi, condition, torch.arange(len(support)), rng)
             gradient = Gradient(slope)

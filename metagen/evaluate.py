@@ -157,3 +157,13 @@ def generate(method: Method, support: Tensor, steps: int, count: int, seed: int,
     network.load(parameters)
     condition = Condition.of_tasks(support[None].to(network.device))
     return method.problem.family.sample(network.module, condition, count, rng)[0].cpu()
+
+
+def drawn(
+    method: Method, bench: Bench, classes: Sequence[int], steps: int, count: int
+) -> list[tuple[str, Tensor, Tensor]]:
+    """Rows for ``picture.grid``: name, support images and ``count`` generated ones, for ``classes`` of the bench."""
+    episodes = [bench.episode(index) for index in classes]
+    return [
+        (e.class_name, e.support, generate(method, e.support, steps, count, bench.seed, e.class_name)) for e in episodes
+    ]

@@ -16,11 +16,29 @@ def find(kind: str, name: str, table: Mapping[str, Any]) -> Any:
         return table[name]
     if ":" not in name:
         raise UserError(f"unknown {kind} '{name}'{nearest(name, table)}, or give your own as package.module:Class")
+    return imported(kind, name)
+
+
+def imported(kind: str, name: str) -> Any:
+    """The callable that 'package.module:Class' names; raises ``UserError`` if there is none."""
     module_name, _, attribute = name.partition(":")
+    if not attribute.isidentifier() or not all(part.isidentifier() for part in module_name.split(".")):
+        raise UserError(f"{kind}: {name!r} is not of the form 'package.module:Class'")
     try:
-        return getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"{kind} '{name}' cannot be imported ({error}): is its folder on PYTHONPATH?") from error
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise  # the module exists and fails to import something else: its author needs the traceback
+        raise UserError(
+            f"{kind}: {name!r} cannot be imported, no module {error.name!r}: install it or set PYTHONPATH"
+        ) from None
+    found = getattr(module, attribute, None)
+    if found is None:
+        own = [word for word, value in vars(module).items() if getattr(value, "__module__", None) == module_name]
+        raise UserError(f"{kind}: {module_name} has no {attribute!r}{nearest(attribute, own)}")
+    if not callable(found):
+        raise UserError(f"{kind}: {name!r} is not callable: name a class or a function")
+    return found
 
 
 def options_of(kind: str, entry: Any, values: Mapping[str, Any]) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -290,3 +291,9 @@ def toy_problem() -> Callable[..., Problem]:
         return Problem(family, network, draws)
 
     return make
+
+
+@pytest.fixture
+def run_copy(trained: Path, tmp_path: Path) -> Path:
+    """A copy of a finished run that a test may write into."""
+    return Path(shutil.copytree(trained, tmp_path / "copy"))

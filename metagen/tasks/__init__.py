@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 from metagen.errors import UserError, nearest
+from metagen.registry import imported
 from metagen.tasks.config import DataConfig
 from metagen.tasks.folder import folder, load_class_folder, load_images
 from metagen.tasks.imageset import SPLITS, ImageSet, split_by_hash
@@ -45,7 +44,7 @@ def load(config: DataConfig) -> ImageSet:
     if config.source in REGISTRY:
         images = REGISTRY[config.source](config)
     elif ":" in config.source:
-        images = _imported(config.source)(config)
+        images = imported("source", config.source)(config)
         if not isinstance(images, ImageSet):
             raise UserError(f"source {config.source!r} returned {type(images).__name__}, not an ImageSet")
         if (images.channels, images.size) != (config.channels, config.image_size):
@@ -59,23 +58,3 @@ def load(config: DataConfig) -> ImageSet:
         )
     pixels, notes = with_polarity(images.images, config.polarity)
     return replace(images, images=pixels, notes=(*images.notes, *notes))
-
-
-def _imported(name: str) -> Callable[[DataConfig], Any]:
-    """The callable that 'package.module:Class' names; raises ``UserError`` if there is none."""
-    module_name, _, attribute = name.partition(":")
-    if not attribute.isidentifier() or not all(part.isidentifier() for part in module_name.split(".")):
-        raise UserError(f"source: {name!r} is not of the form 'package.module:Class'")
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise  # the module exists and fails to import something else: its author needs the traceback
-        raise UserError(f"source: no module {error.name!r} for {name!r}: install it or set PYTHONPATH") from None
-    found = getattr(module, attribute, None)
-    if found is None:
-        own = [word for word, value in vars(module).items() if getattr(value, "__module__", None) == module_name]
-        raise UserError(f"source: {module_name} has no {attribute!r}{nearest(attribute, own)}")
-    if not callable(found):
-        raise UserError(f"source: {name!r} is not callable; it must take a DataConfig and return an ImageSet")
-    return found

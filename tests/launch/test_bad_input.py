@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import resource
-import shutil
 import socket
 import subprocess
 import time
@@ -38,11 +37,6 @@ def run_dir(tmp_path: Path) -> Iterator[Path]:
     yield folder
     assert not folder.exists()
     assert not folder.parent.exists()
-
-
-@pytest.fixture
-def run_copy(trained: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(trained, tmp_path / "copy"))
 
 
 @pytest.fixture

@@ -31,12 +31,6 @@ def _plain(text: str) -> None:
 
 
 @pytest.fixture
-def run_copy(trained: Path, tmp_path: Path) -> Path:
-    """A copy of a finished run that a test may write into."""
-    return Path(shutil.copytree(trained, tmp_path / "copy"))
-
-
-@pytest.fixture
 def own_images(tmp_path: Path) -> Path:
     """Five pictures of one class as a user has them: of several sizes, modes and formats."""
     folder = tmp_path / "mine"

@@ -11,7 +11,7 @@ from metagen.errors import UserError
 
 @pytest.fixture(autouse=True)
 def _eight_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "_cores", lambda: 8)
+    monkeypatch.setattr(session, "available_cores", lambda: 8)
 
 
 def test_by_default_ray_has_an_actor_a_core(tiny_config: Any) -> None:
