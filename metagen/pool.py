@@ -71,7 +71,7 @@ def available_cores() -> int:
 def _keep_freed_memory() -> None:
     """Tell glibc not to hand freed activations back to the system at every step (mallopt(3)).
 
-    They are allocated again at once, and zeroing fresh pages costs 5% of a step. No other C library has the
+    They are allocated again at once, and zeroing fresh pages takes time. No other C library has the
     call, and none needs it.
     """
     try:

@@ -34,7 +34,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 def _norm(kind: str, channels: int) -> nn.Module:
     if kind == "group":
-        # Groups of 16 channels or more: smaller ones are several times slower in channels_last on CPU.
+        # Groups of 16 channels or more: smaller ones are much slower in channels_last on CPU.
         groups = next(g for g in (8, 4, 2, 1) if channels % g == 0 and (channels // g >= 16 or g == 1))
         return nn.GroupNorm(groups, channels)
     return nn.GroupNorm(1, channels) if kind == "layer" else nn.Identity()
