@@ -119,9 +119,12 @@ def tune(bench: Bench, method: Method, steps: Sequence[int], tick: Callable[[], 
 def fine_tuned(
     bench: Bench, method: Method, sizes: Mapping[int, float], steps: Sequence[int], tick: Callable[[], None]
 ) -> Losses:
-    """Losses of Adam at the step size tuned for each number of steps."""
-    runs = {size: bench.losses(method.with_adam(size), steps, tick) for size in sorted({sizes[k] for k in steps})}
-    return np.stack([runs[sizes[k]][:, i] for i, k in enumerate(steps)], axis=1)
+    """Losses of Adam at the step size tuned for each number of steps, each size run no further than it is wanted."""
+    table = np.empty((len(bench.classes), len(steps)))
+    for size in sorted({sizes[k] for k in steps}):
+        columns = [i for i, k in enumerate(steps) if sizes[k] == size]
+        table[:, columns] = bench.losses(method.with_adam(size), [steps[i] for i in columns], tick)
+    return table
 
 
 def interval(values: Losses, seed: int = 0) -> dict[str, float]:
