@@ -6,9 +6,9 @@ import logging
 import os
 import socket
 import time
-from collections import deque
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections import Counter, deque
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import ray
@@ -28,9 +28,19 @@ GIVE_UP_SECONDS = 120.0
 PROBE_SECONDS = 5.0
 
 
+class _Published(NamedTuple):
+    """A snapshot that lies in the object store."""
+
+    version: int
+    theta: Any
+    """Reference to the vector."""
+    policy: Vector
+
+
 class RayPool:
     """``workers`` actors, each one thread, each holding at most ``in_flight`` pieces of work.
 
+    With two in flight the second waits at the actor, which never waits for the learner as long as there is work.
     An actor that dies is restarted by Ray; what it held is handed to whoever is free. Work is named by
     its work_id and depends on nothing but its arguments, so doing it again gives the same result.
     """
@@ -42,10 +52,17 @@ class RayPool:
         workers: int,
         cpus: float = 1.0,
         gpus: float = 0.0,
-        in_flight: int = 1,
+        in_flight: int | None = None,
     ) -> None:
-        self.workers, self.in_flight = workers, in_flight
-        self._snapshot: tuple[int, Any, Vector] | None = None
+        self.workers = workers
+        # A piece in hand and one to begin while the learner applies: more where it may be further behind is waste.
+        self.in_flight = in_flight or (2 if config.max_staleness else 1)
+        self._waiting: deque[tuple[WorkItem, _Published]] = deque()
+        self._running: dict[Any, tuple[WorkItem, _Published, int]] = {}
+        self._load: Counter[int] = Counter()
+        self._resting: dict[int, float] = {}  # actors that died, and when to try them again
+        self._silent_since: float | None = None  # the first death since the last result
+        self._published: _Published | None = None
         # One put: actors on a node read the images from the same shared memory. Kept for actors that restart.
         self._images = ray.put(images)
         options = {"num_cpus": cpus, "num_gpus": gpus, "runtime_env": {"env_vars": _environment()}}
@@ -60,54 +77,64 @@ class RayPool:
             self.close()
             raise _reason(error) from None
 
-    def publish(self, snapshot: Snapshot) -> None:
-        """Put ``snapshot`` into the object store once; workers of one node share the copy."""
-        self._snapshot = (snapshot.version, ray.put(snapshot.theta), snapshot.policy)
+    def submit(self, items: Sequence[WorkItem], snapshot: Snapshot) -> None:
+        """Queue ``items``. A version goes into the object store once; workers of one node share the copy."""
+        if self._published is None or self._published.version != snapshot.version:
+            self._published = _Published(snapshot.version, ray.put(snapshot.theta), snapshot.policy)
+        self._waiting.extend((item, self._published) for item in items)
+        self._hand_out()
 
-    def run(self, items: Sequence[WorkItem]) -> Iterator[WorkResult]:
-        """Hand out ``items``, keep every actor busy, yield results as they come."""
-        if self._snapshot is None:
-            raise RuntimeError("publish a snapshot before running work")
-        waiting = deque(items)
-        free = deque(actor for _ in range(self.in_flight) for actor in self._actors)
-        running: dict[Any, tuple[WorkItem, Any]] = {}
-        resting: list[tuple[float, Any]] = []  # actors that died, and when to try them again
-        silent_since: float | None = None  # the first death since the last result
-        while waiting or running:
-            now = time.monotonic()
-            free.extend(actor for when, actor in resting if when <= now)
-            resting = [(when, actor) for when, actor in resting if when > now]
-            while waiting and free:
-                item, actor = waiting.popleft(), free.popleft()
-                running[actor.run.remote(item, *self._snapshot, [self._images])] = (item, actor)
-            if not running:
+    def take(self) -> WorkResult:
+        """The next result to come; an item whose actor died is done again by another."""
+        while self._waiting or self._running:
+            self._hand_out()
+            if not self._running:
                 time.sleep(RETRY_SECONDS / 4)
                 continue
-            done, _ = ray.wait(list(running), num_returns=1, timeout=1.0)
-            for reference in done:
-                item, actor = running.pop(reference)
+            for reference in ray.wait(list(self._running), num_returns=1, timeout=1.0)[0]:
+                item, published, actor = self._running.pop(reference)
+                self._load[actor] -= 1
                 try:
                     result: WorkResult = ray.get(reference)
                 except RayActorError as error:
-                    now = time.monotonic()
-                    silent_since = silent_since or now
-                    if not running and now - silent_since > GIVE_UP_SECONDS:
-                        raise UserError(f"no actor came back within {GIVE_UP_SECONDS:.0f} s: {error}") from error
-                    log.warning("an actor is gone, its work (step %d, index %d) goes to another", item.step, item.index)
-                    waiting.appendleft(item)
-                    resting.append((now + RETRY_SECONDS, actor))
+                    self._lost(item, published, actor, error)
                     continue
                 except RayTaskError as error:
                     raise _reason(error) from error
-                silent_since = None
-                free.append(actor)
-                yield result
+                self._silent_since = None
+                self._hand_out()
+                return result
+        raise LookupError("no work is under way")
+
+    def _hand_out(self) -> None:
+        """Give waiting items to whoever has least to do."""
+        now = time.monotonic()
+        self._resting = {actor: when for actor, when in self._resting.items() if when > now}
+        while self._waiting:
+            free = [i for i in range(self.workers) if i not in self._resting and self._load[i] < self.in_flight]
+            if not free:
+                return
+            actor = min(free, key=lambda i: self._load[i])
+            item, published = self._waiting.popleft()
+            self._load[actor] += 1
+            reference = self._actors[actor].run.remote(item, *published, [self._images])
+            self._running[reference] = (item, published, actor)
+
+    def _lost(self, item: WorkItem, published: _Published, actor: int, error: RayActorError) -> None:
+        """An actor died at ``item``: queue it first and let the actor rest; raise if none has come back for long."""
+        now = time.monotonic()
+        self._silent_since = self._silent_since or now
+        if not self._running and now - self._silent_since > GIVE_UP_SECONDS:
+            raise UserError(f"no actor came back within {GIVE_UP_SECONDS:.0f} s: {error}") from error
+        log.warning("an actor is gone, its work (step %d, index %d) goes to another", item.step, item.index)
+        self._waiting.appendleft((item, published))
+        self._resting[actor] = now + RETRY_SECONDS
 
     def close(self) -> None:
         """Stop the actors; results still on their way are dropped."""
         for actor in self._actors:
             ray.kill(actor)
-        self._actors = []
+        self._actors, self._waiting, self._running = [], deque(), {}
 
 
 def start_ray(address: str | None, workers: int, cpus: float = 1.0, gpus: float = 0.0) -> None:

@@ -26,6 +26,7 @@ from metagen.config import RunConfig
 from metagen.errors import UserError
 from metagen.flat import Layout
 from metagen.learner import MetaState
+from metagen.records import Snapshot, packed, unpacked
 
 FORMAT = 1
 WEIGHTS, MANIFEST = "state.safetensors", "checkpoint.json"
@@ -68,6 +69,8 @@ def save_checkpoint(folder: Path, config: RunConfig, layout: Layout, state: Meta
             "mean": state.mean,
             **{f"moments.{name}": value for name, value in state.moments.items()},
             **{f"policy_moments.{name}": value for name, value in state.policy_moments.items()},
+            **{f"recent.{s.version}.theta": unpacked(s.theta) for s in state.recent},
+            **{f"recent.{s.version}.policy": unpacked(s.policy) for s in state.recent},
         },
     )
 
@@ -118,11 +121,11 @@ def load_checkpoint(path: Path) -> Checkpoint:
             raise UserError(f"{folder}: checkpoint format {manifest['format']}, this metagen reads {FORMAT}: upgrade")
         if _digest(manifest) != manifest.get("manifest_sha256", _digest(manifest)):
             raise UserError(f"{folder}: damaged checkpoint ({MANIFEST} is not what was written): use another")
-        tensors = load_file(weights)
+        tensors, config = load_file(weights), RunConfig.parse(manifest["config"])
         return Checkpoint(
             path=folder,
-            config=RunConfig.parse(manifest["config"]),
-            state=_state(manifest, tensors),
+            config=config,
+            state=_state(manifest, tensors, config),
             names=tuple(manifest["names"]),
             shapes=tuple(tuple(shape) for shape in manifest["shapes"]),
             layers=tuple(manifest["layers"]),
@@ -189,7 +192,7 @@ def _resolve(path: Path) -> Path:
     raise UserError(f"{path}: no checkpoint in it; give a run folder or a checkpoint folder")
 
 
-def _state(manifest: dict[str, Any], tensors: dict[str, Tensor]) -> MetaState:
+def _state(manifest: dict[str, Any], tensors: dict[str, Tensor], config: RunConfig) -> MetaState:
     def group(prefix: str) -> dict[str, Tensor]:
         return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
 
@@ -204,6 +207,14 @@ def _state(manifest: dict[str, Any], tensors: dict[str, Tensor]) -> MetaState:
         applied=tuple((int(version), str(work_id)) for version, work_id in manifest["applied"]),
         counts=dict(manifest["counts"]),
         tasks=manifest["tasks"],
+        recent=tuple(
+            Snapshot(
+                version,
+                packed(tensors[f"recent.{version}.theta"], config.dtype),
+                packed(tensors[f"recent.{version}.policy"], torch.float32),
+            )
+            for version in sorted(int(name.split(".")[1]) for name in tensors if name.endswith(".theta"))
+        ),
     )
 
 

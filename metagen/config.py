@@ -98,7 +98,9 @@ class RunConfig(Strict):
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Dtype of the network's passes; auto measures both on the device and takes the faster."""
     device: str = "cpu"
-    max_staleness: int = Field(0, ge=0)
+    max_staleness: int = Field(0, ge=0, le=100)
+    """Outer steps that workers may be ahead of the learner: each step is estimated at the version so many steps
+    before its own, within its phase. 0 is synchronous: workers wait while the learner applies a step."""
     pool: PoolConfig = PoolConfig()
     log: LogConfig = LogConfig()
 
@@ -138,6 +140,10 @@ class RunConfig(Strict):
                 return number, step
             step -= phase.steps
         raise IndexError(f"step beyond the run's {self.steps}")
+
+    def basis(self, step: int) -> int:
+        """The outer step whose version workers estimate ``step`` at."""
+        return step - min(self.max_staleness, self.phase_at(step)[1])
 
     def with_steps(self, steps: int) -> RunConfig:
         """The same run in ``steps`` outer steps: every phase is scaled and keeps at least one step."""

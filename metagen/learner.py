@@ -40,6 +40,8 @@ class MetaState:
     """Verdicts so far."""
     tasks: int = 0
     """Tasks applied so far."""
+    recent: tuple[Snapshot, ...] = ()
+    """Versions before this one, oldest first, that steps to come are estimated at (``max_staleness``)."""
 
 
 def initial_state(theta: Tensor, policy: Policy, layout: Layout) -> MetaState:
@@ -65,9 +67,11 @@ class Learner:
     def __init__(self, config: RunConfig, layout: Layout, state: MetaState) -> None:
         self.config, self.layout, self.state = config, layout, state
 
-    def snapshot(self) -> Snapshot:
-        """The current version, as it travels."""
+    def snapshot(self, step: int | None = None) -> Snapshot:
+        """The version that outer ``step`` is estimated at, as it travels; without ``step`` the current one."""
         state = self.state
+        if step is not None and (age := state.step - self.config.basis(step)) > 0:
+            return state.recent[-age]
         return Snapshot(state.version, packed(state.theta, self.config.dtype), packed(state.policy, torch.float32))
 
     def judge(self, result: WorkResult, seen: set[str]) -> Verdict:
@@ -138,6 +142,8 @@ class Learner:
         version = state.version + 1
         oldest = version - self.config.max_staleness
         applied = [*state.applied, *((result.version, result.work_id) for result in accepted)]
+        ahead = self.config.max_staleness
+        recent = (*state.recent, self.snapshot())[-ahead:] if ahead and step + 1 < phase.steps else ()
         self.state = MetaState(
             theta=theta,
             policy=policy,
@@ -150,6 +156,7 @@ class Learner:
             applied=tuple((v, i) for v, i in applied if v >= oldest - 1),
             counts={v: state.counts.get(v, 0) + verdicts[v] for v in Verdict},
             tasks=state.tasks + sum(result.tasks for result in accepted),
+            recent=recent,
         )
         return share * phase.outer.learning_rate, norm
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -18,12 +19,12 @@ class Pool(Protocol):
 
     workers: int
 
-    def publish(self, snapshot: Snapshot) -> None:
-        """Make ``snapshot`` what items are worked on with from now on."""
+    def submit(self, items: Sequence[WorkItem], snapshot: Snapshot) -> None:
+        """Give the workers ``items`` to work on with ``snapshot``, behind what they already have."""
         ...
 
-    def run(self, items: Sequence[WorkItem]) -> Iterator[WorkResult]:
-        """Hand ``items`` out and yield each result as it comes, in any order."""
+    def take(self) -> WorkResult:
+        """The next result to come, of any item submitted; ``LookupError`` if none is under way."""
         ...
 
     def close(self) -> None:
@@ -38,19 +39,18 @@ class SerialPool:
 
     def __init__(self, parts: work.Parts) -> None:
         self.parts = parts
-        self._snapshot: Snapshot | None = None
+        self._waiting: deque[tuple[WorkItem, Snapshot]] = deque()
 
-    def publish(self, snapshot: Snapshot) -> None:
-        self._snapshot = snapshot
+    def submit(self, items: Sequence[WorkItem], snapshot: Snapshot) -> None:
+        self._waiting.extend((item, snapshot) for item in items)
 
-    def run(self, items: Sequence[WorkItem]) -> Iterator[WorkResult]:
-        if self._snapshot is None:
-            raise RuntimeError("publish a snapshot before running work")
-        for item in items:
-            yield work.run(self.parts, item, self._snapshot, worker="serial")
+    def take(self) -> WorkResult:
+        if not self._waiting:
+            raise LookupError("no work is under way")
+        return work.run(self.parts, *self._waiting.popleft(), worker="serial")
 
     def close(self) -> None:
-        self._snapshot = None
+        self._waiting.clear()
 
 
 def one_thread() -> None:

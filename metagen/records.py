@@ -109,7 +109,9 @@ class StepReport:
     learning_rate: float
     gradient_norm: float
     seconds: dict[str, float] = field(default_factory=dict)
-    """Wall-clock of the step by part: ``adapt``, ``transfer``, ``learner``, ``idle``, ``total``."""
+    """Wall-clock since the step before: ``total``, and its parts: ``adapt`` (worker seconds a worker), ``transfer``
+    (handing work out and waiting longer than any worker took), ``learner``, ``idle`` (workers waiting for the
+    slowest and for the caller). With ``max_staleness`` the learner's part passes while workers adapt."""
 
     @property
     def loss(self) -> float:

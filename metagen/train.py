@@ -1,39 +1,58 @@
-"""THE loop: snapshot -> plan -> pool.run -> learner.step -> yield a report. Callers log; the loop does not."""
+"""THE loop: plan -> pool.submit -> pool.take -> learner.step -> yield a report. Callers log; the loop does not."""
 
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 
 from metagen import work
 from metagen.learner import Learner
 from metagen.pool import Pool
-from metagen.records import StepReport
+from metagen.records import StepReport, WorkResult
 
 
 def train(learner: Learner, pool: Pool) -> Iterator[StepReport]:
     """Take outer steps until the run's number is reached; yields a report after each.
 
-    What each part waits for: the pool waits for its workers, this loop for the pool, the caller for this loop.
-    At ``max_staleness = 0`` a step ends when all its results are in, so workers idle while the learner
-    applies them. After a report is yielded the learner's state is that of the report: a caller may save it,
-    stop iterating at any time, and continue later from what was saved.
+    Step ``s`` is estimated at the version of step ``config.basis(s)``: with ``max_staleness = 0`` at its own, so
+    that workers wait while the learner applies the step before; with 1 or more at an earlier one, so that they
+    have work already. Which version that is depends on the config alone, never on who was faster: every pool
+    gives the same run bit for bit.
+
+    After a report is yielded the learner's state is that of the report: a caller may save it, stop iterating at
+    any time, and continue later from what was saved.
     """
     config = learner.config
+    planned = learner.state.step
+    awaited: defaultdict[int, set[str]] = defaultdict(set)
+    results: defaultdict[int, list[WorkResult]] = defaultdict(list)
+    ended = time.perf_counter()
     while learner.state.step < config.steps:
-        started = time.perf_counter()
-        step, version = learner.state.step, learner.state.version
-        pool.publish(learner.snapshot())
-        published = time.perf_counter()
-        results = list(pool.run(work.plan(config, step, version)))
-        returned = time.perf_counter()
-        applied = learner.step(results)
+        started, step = ended, learner.state.step
+        begun = time.perf_counter()
+        while planned < config.steps and config.basis(planned) <= step:
+            snapshot = learner.snapshot(planned)
+            items = work.plan(config, planned, snapshot.version)
+            pool.submit(items, snapshot)
+            awaited[planned] = {item.work_id for item in items}
+            planned += 1
+        submitted = time.perf_counter()
+        while awaited[step]:
+            result = pool.take()
+            awaited[result.step].discard(result.work_id)
+            results[max(result.step, step)].append(result)  # one that comes again is for the learner to judge
+        taken = time.perf_counter()
+        del awaited[step]
+        mine = results.pop(step)
+        applied = learner.step(mine)
         ended = time.perf_counter()
 
         busy: dict[str, float] = {}
-        for result in results:
+        for result in mine:
             busy[result.worker] = busy.get(result.worker, 0.0) + result.seconds
-        longest = max(busy.values())
+        adapt = sum(busy.values()) / pool.workers
+        transfer = submitted - begun + max(taken - submitted - max(busy.values()), 0.0)
         yield StepReport(
             step=step + 1,
             steps=config.steps,
@@ -45,11 +64,10 @@ def train(learner: Learner, pool: Pool) -> Iterator[StepReport]:
             learning_rate=applied.learning_rate,
             gradient_norm=applied.gradient_norm,
             seconds={
-                # Worker seconds a worker; what the slowest waited for; what the others waited for it.
-                "adapt": sum(busy.values()) / pool.workers,
-                "transfer": published - started + max(returned - published - longest, 0.0),
-                "idle": max(longest - sum(busy.values()) / pool.workers, 0.0),
-                "learner": ended - returned,
+                "adapt": adapt,
+                "transfer": transfer,
+                "idle": max(ended - started - adapt - transfer - (ended - taken), 0.0),
+                "learner": ended - taken,
                 "total": ended - started,
             },
         )

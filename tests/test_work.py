@@ -143,18 +143,19 @@ def test_items_of_a_step_see_other_tasks(learner_and_parts: tuple[Learner, work.
     assert len(seen) == len(recorder.episodes) == 2 * 3 * 2
 
 
-def test_the_serial_pool_works_on_what_was_published_last(learner_and_parts: tuple[Learner, work.Parts]) -> None:
+def test_the_serial_pool_works_on_the_snapshot_of_the_item(
+    learner_and_parts: tuple[Learner, work.Parts],
+) -> None:
     learner, parts = learner_and_parts
     pool = SerialPool(parts)
     items = work.plan(learner.config, 0, 0)
-    with pytest.raises(RuntimeError, match="publish a snapshot"):
-        next(pool.run(items))
-    first = learner.snapshot()
-    pool.publish(first)
-    results = list(pool.run(items))
+    with pytest.raises(LookupError, match="no work is under way"):
+        pool.take()
+    pool.submit(items, learner.snapshot())
+    results = [pool.take() for _ in items]
     learner.step(results)
-    pool.publish(learner.snapshot())
-    [later] = pool.run(items[:1])
+    pool.submit(items[:1], learner.snapshot())
+    later = pool.take()
     assert [result.version for result in (*results, later)] == [0, 0, 0, 1]
     assert not np.array_equal(later.gradient, results[0].gradient)
 

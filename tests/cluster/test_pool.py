@@ -14,7 +14,8 @@ from cluster.pool import RayPool, start_ray
 from metagen import work
 from metagen.errors import UserError
 from metagen.learner import Learner
-from metagen.pool import SerialPool
+from metagen.pool import Pool, SerialPool
+from metagen.records import Snapshot, WorkItem, WorkResult
 
 pytestmark = pytest.mark.ray
 
@@ -33,44 +34,49 @@ def pool(ray_session: None, learner_and_parts: tuple[Learner, work.Parts]) -> It
     pool.close()
 
 
-def _broken_pool(name: str, new_learner: Any, tiny_config: Any) -> tuple[RayPool, list[Any]]:
+def _work_through(pool: Pool, items: list[WorkItem], snapshot: Snapshot, expected: int = 0) -> dict[int, WorkResult]:
+    """The results of ``items`` by their index, the last of each where more than these are ``expected``."""
+    pool.submit(items, snapshot)
+    results = [pool.take() for _ in range(expected or len(items))]
+    return {result.index: result for result in sorted(results, key=lambda result: result.version)}
+
+
+def _broken_pool(name: str, new_learner: Any, tiny_config: Any) -> RayPool:
     config = tiny_config(f"phases.0.estimator=faults:{name}", "phases.0.options={query_at: {0: 1}}")
     learner, parts = new_learner(config)
     pool = RayPool(config, parts.images, workers=1)
-    pool.publish(learner.snapshot())
-    return pool, work.plan(config, 0, 0)
+    pool.submit(work.plan(config, 0, 0), learner.snapshot())
+    return pool
 
 
 def test_every_item_comes_back_once_with_the_serial_pools_result(
     pool: RayPool, learner_and_parts: tuple[Learner, work.Parts]
 ) -> None:
     learner, parts = learner_and_parts
-    items, serial = work.plan(learner.config, 0, 0), SerialPool(parts)
-    for some in (pool, serial):
-        some.publish(learner.snapshot())
-    results = {result.index: result for result in pool.run(items)}
+    items = work.plan(learner.config, 0, 0)
+    results = _work_through(pool, items, learner.snapshot())
     assert len(results) == len(items) == 7
     assert {result.worker for result in results.values()} == {"actor-0", "actor-1"}
-    for expected in serial.run(items):
+    for expected in _work_through(SerialPool(parts), items, learner.snapshot()).values():
         assert np.array_equal(results[expected.index].gradient, expected.gradient)
         assert np.array_equal(results[expected.index].policy_update, expected.policy_update)
         assert results[expected.index].metrics == expected.metrics
 
 
-def test_no_work_is_no_result(pool: RayPool, learner_and_parts: tuple[Learner, work.Parts]) -> None:
-    pool.publish(learner_and_parts[0].snapshot())
-    assert list(pool.run([])) == []
+def test_a_result_that_nobody_works_on_is_a_bug(pool: RayPool) -> None:
+    pool.submit([], Snapshot(0, np.zeros(0, np.float32), np.zeros(0, np.float32)))
+    with pytest.raises(LookupError, match="no work is under way"):
+        pool.take()
 
 
-def test_actors_work_on_what_was_published_last(pool: RayPool, learner_and_parts: tuple[Learner, work.Parts]) -> None:
+def test_actors_work_on_the_snapshot_of_the_item(pool: RayPool, learner_and_parts: tuple[Learner, work.Parts]) -> None:
     learner, _ = learner_and_parts
     items = work.plan(learner.config, 0, 0)
-    pool.publish(learner.snapshot())
-    before = {result.index: result for result in pool.run(items)}
+    before = _work_through(pool, items, learner.snapshot())
     moved = Learner(learner.config, learner.layout, learner.state)
     moved.step(list(before.values()))
-    pool.publish(moved.snapshot())
-    after = {result.index: result for result in pool.run(items)}
+    pool.submit(items, learner.snapshot())
+    after = _work_through(pool, items, moved.snapshot(), expected=2 * len(items))
     assert {result.version for result in after.values()} == {1}
     assert not np.array_equal(after[0].gradient, before[0].gradient)
 
@@ -80,40 +86,29 @@ def test_an_actor_killed_between_two_steps_is_replaced(
 ) -> None:
     learner, _ = learner_and_parts
     items = work.plan(learner.config, 1, 0)
-    pool.publish(learner.snapshot())
-    before = {result.index: result.gradient for result in pool.run(items)}
+    before = _work_through(pool, items, learner.snapshot())
     ray.kill(pool._actors[0], no_restart=False)
-    after = {result.index: result.gradient for result in pool.run(items)}
+    after = _work_through(pool, items, learner.snapshot())
     assert after.keys() == before.keys()
-    assert all(np.array_equal(after[index], before[index]) for index in before)
-
-
-def test_work_before_a_snapshot_is_a_bug(ray_session: None, new_learner: Any, tiny_config: Any) -> None:
-    _, parts = new_learner(tiny_config())
-    pool = RayPool(parts.config, parts.images, workers=1)
-    try:
-        with pytest.raises(RuntimeError, match="publish a snapshot"):
-            next(pool.run(work.plan(parts.config, 0, 0)))
-    finally:
-        pool.close()
+    assert all(np.array_equal(after[index].gradient, before[index].gradient) for index in before)
 
 
 def test_a_bug_in_the_work_is_raised_as_if_it_had_happened_here(
     ray_session: None, new_learner: Any, tiny_config: Any
 ) -> None:
-    pool, items = _broken_pool("Broken", new_learner, tiny_config)
+    pool = _broken_pool("Broken", new_learner, tiny_config)
     try:
         with pytest.raises(ZeroDivisionError, match="a bug in the estimator"):
-            list(pool.run(items))
+            pool.take()
     finally:
         pool.close()
 
 
 def test_a_users_mistake_found_at_work_is_one_line(ray_session: None, new_learner: Any, tiny_config: Any) -> None:
-    pool, items = _broken_pool("Refusing", new_learner, tiny_config)
+    pool = _broken_pool("Refusing", new_learner, tiny_config)
     try:
         with pytest.raises(UserError) as caught:
-            list(pool.run(items))
+            pool.take()
         assert str(caught.value) == "the images are all of one colour: use others"
     finally:
         pool.close()
