@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from metagen.flat import FlatNetwork
-from metagen.generators.family import Condition, Family
+from metagen.generators.family import Condition, Draw, Family
 from metagen.policies.policy import Gradient, Policy, Run
 
 
@@ -23,11 +23,14 @@ class Problem:
     """Noise draws for each support image in an inner step."""
 
     def gradient(
-        self, parameters: Tensor, condition: Condition, images: Tensor, rng: torch.Generator
+        self, parameters: Tensor, condition: Condition, images: Tensor, noise: torch.Generator | Draw
     ) -> tuple[float, Tensor]:
-        """Mean loss of ``images [B, C, H, W]`` and its gradient ``[P]`` at ``parameters [P]``."""
+        """Mean loss of ``images [B, C, H, W]`` and its gradient ``[P]`` at ``parameters [P]``.
+
+        ``noise`` is the losses' random numbers, or the generator to draw them from.
+        """
         self.network.load(parameters)
-        loss = self._losses(condition, images, rng).mean()
+        loss = self._losses(condition, images, noise).mean()
         gradient = self.network.gradient(loss)
         return float(loss.detach()), gradient
 
@@ -37,9 +40,10 @@ class Problem:
         self.network.load(parameters)
         return self._losses(condition, images, rng)
 
-    def _losses(self, condition: Condition, images: Tensor, rng: torch.Generator) -> Tensor:
+    def _losses(self, condition: Condition, images: Tensor, noise: torch.Generator | Draw) -> Tensor:
         device = self.network.device
-        draw = {name: value.to(device) for name, value in self.family.draw(len(images), rng).items()}
+        numbers = self.family.draw(len(images), noise) if isinstance(noise, torch.Generator) else noise
+        draw = {name: value.to(device) for name, value in numbers.items()}
         condition = Condition(condition.support.to(device), condition.members.to(device))
         return self.family.losses(self.network.module, condition, images.to(device), draw)
 
@@ -69,29 +73,32 @@ def adapt(
     Each step takes the mean loss over ``K * draws`` noisy copies of the support images, each conditioned on
     the *other* support images, and hands its gradient to the policy. A policy may ask for the gradients of two
     halves of the support set apart: how far they agree says how much of what they ask for is of the class and
-    how much of the single image. ``parameters`` is not changed.
+    how much of the single image. Both halves share one draw of noise, so that their mean is the gradient of the whole
+    set. ``parameters`` is not changed.
     """
     phi = parameters.clone()
     condition = Condition.leave_one_out(support)
     yield Step(0, phi, float("nan"))
     for step in range(steps):
+        draw = problem.family.draw(len(support) * problem.draws, rng)
         if policy.wants_halves(step) and len(support) > 1:
             one, other = torch.randperm(len(support), generator=rng).tensor_split(2)
-            loss_one, slope_one = _support_gradient(problem, phi, condition, one, rng)
-            loss_other, slope_other = _support_gradient(problem, phi, condition, other, rng)
+            loss_one, slope_one = _support_gradient(problem, phi, condition, one, draw)
+            loss_other, slope_other = _support_gradient(problem, phi, condition, other, draw)
             share = len(other) / len(support)
             loss = (1 - share) * loss_one + share * loss_other
             gradient = Gradient(torch.lerp(slope_one, slope_other, share), (slope_one, slope_other))
         else:
-            loss, slope = _support_gradient(problem, phi, condition, torch.arange(len(support)), rng)
+            loss, slope = _support_gradient(problem, phi, condition, torch.arange(len(support)), draw)
             gradient = Gradient(slope)
         policy.step(run, phi, gradient, step)
         yield Step(step + 1, phi, loss)
 
 
 def _support_gradient(
-    problem: Problem, phi: Tensor, condition: Condition, rows: Tensor, rng: torch.Generator
+    problem: Problem, phi: Tensor, condition: Condition, rows: Tensor, draw: Draw
 ) -> tuple[float, Tensor]:
     """Loss and gradient of some of the support images, each conditioned on all the others."""
     images = condition.support[rows].repeat_interleave(problem.draws, dim=0)
-    return problem.gradient(phi, Condition(condition.support, condition.members[rows]), images, rng)
+    mine = {name: value.unflatten(0, (-1, problem.draws))[rows].flatten(0, 1) for name, value in draw.items()}
+    return problem.gradient(phi, Condition(condition.support, condition.members[rows]), images, mine)
