@@ -78,10 +78,16 @@ def results_table() -> str:
 
 def scaling() -> str:
     values = result("scaling")
+    lines = ["| preset | workers | times the serial tasks/s | of a step not spent adapting |", "|---|---|---|---|"]
+    for name, found in values["presets"].items():
+        for kind, title in (("ray", "synchronous"), ("ray_ahead", "one step ahead")):
+            one = found[kind]
+            speedup, share = one["speedup"]["median"], one["overhead_share"]["median"]
+            lines.append(f"| `{name}` | {title} | {speedup:.2f} | {share:.1%} |")
+    cores = values["environment"]["cores"]
     return (
-        f"{values['actors']} actors on {values['environment']['cores']} cores gave "
-        f"{values['speedup']['median']:.2f} times the serial pool's tasks a second; the learner, Ray and waiting took "
-        f"{values['overhead_share']['median']:.1%} of a step (`benchmarks/results/scaling.json`).\n"
+        f"{values['actors']} actors on {cores} cores against the serial pool on one thread "
+        "(`benchmarks/results/scaling.json`):\n\n" + "\n".join(lines) + "\n"
     )
 
 
