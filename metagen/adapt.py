@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from metagen.flat import FlatNetwork
 from metagen.generators.family import Condition, Family
-from metagen.policies.policy import Gradient, Policy, Run
+from metagen.policies.policy import Gradient, Policy, Run, Solver
 
 
 @dataclass(frozen=True)
@@ -21,38 +21,112 @@ class Problem:
     network: FlatNetwork
     draws: int
     """Noise draws for each support image in an inner step."""
+    adapted: Tensor | None = None
+    """Which parameters the inner loop moves, bool ``[P]``; None for all."""
+    proximal: float = 0.0
+    """Weight ``lambda`` of ``lambda / 2 |phi - theta|^2`` in the inner loss, which ties adaptation to its start."""
 
     def gradient(
         self, parameters: Tensor, condition: Condition, images: Tensor, rng: torch.Generator
     ) -> tuple[float, Tensor]:
         """Mean loss of ``images [B, C, H, W]`` and its gradient ``[P]`` at ``parameters [P]``."""
         self.network.load(parameters)
-        loss = self._losses(condition, images, rng).mean()
-        gradient = self.network.gradient(loss)
-        return float(loss.detach()), gradient
+        loss = self.losses(self.network.module, condition, images, rng).mean()
+        return float(loss.detach()), self.network.gradient(loss, parameters.dtype)
 
     @torch.no_grad()
     def loss(self, parameters: Tensor, condition: Condition, images: Tensor, rng: torch.Generator) -> Tensor:
         """The losses of ``images``, one each ``[B]``, without a gradient."""
         self.network.load(parameters)
-        return self._losses(condition, images, rng)
+        return self.losses(self.network.module, condition, images, rng)
 
-    def _losses(self, condition: Condition, images: Tensor, rng: torch.Generator) -> Tensor:
+    def differentiable_loss(
+        self, parameters: Tensor, condition: Condition, images: Tensor, rng: torch.Generator
+    ) -> Tensor:
+        """Mean loss of ``images``, differentiable in ``parameters`` twice (see ``FlatNetwork.call``)."""
+        return self.network.call(lambda module: self.losses(module, condition, images, rng).mean(), parameters)
+
+    def differentiable_gradient(
+        self, parameters: Tensor, condition: Condition, images: Tensor, rng: torch.Generator
+    ) -> tuple[float, Tensor]:
+        """As ``gradient``, with a gradient that is differentiable in ``parameters``, which must require grad."""
+        loss = self.differentiable_loss(parameters, condition, images, rng)
+        (slope,) = torch.autograd.grad(loss, parameters, create_graph=True)
+        return float(loss.detach()), slope
+
+    def losses(self, module: nn.Module, condition: Condition, images: Tensor, rng: torch.Generator) -> Tensor:
+        """The losses ``[B]`` of ``images`` with a module as it is, in a draw from ``rng``."""
         device = self.network.device
         draw = {name: value.to(device) for name, value in self.family.draw(len(images), rng).items()}
         condition = Condition(condition.support.to(device), condition.members.to(device))
-        return self.family.losses(self.network.module, condition, images.to(device), draw)
+        return self.family.losses(module, condition, images.to(device), draw)
 
 
 @dataclass(frozen=True)
 class Step:
-    """The state after an inner step. ``parameters`` is the live vector: copy it to keep it."""
+    """The state after an inner step."""
 
     taken: int
     """Steps taken so far; 0 is the starting point."""
     parameters: Tensor
     support_loss: float
     """Loss on the support set in this step's draw, before the step; nan at the starting point."""
+
+
+@dataclass(frozen=True)
+class Inner:
+    """The inner problem of one task: what to adapt, to which images, how."""
+
+    problem: Problem
+    policy: Policy
+    condition: Condition
+    """Each support image with all the *others*."""
+    start: Tensor
+    """Where adaptation started ``[P]``: what the proximal term pulls back to."""
+
+    @staticmethod
+    def of(problem: Problem, policy: Policy, start: Tensor, support: Tensor) -> Inner:
+        """Adapt from ``start [P]`` to ``support [K, C, H, W]``."""
+        return Inner(problem, policy, Condition.leave_one_out(support), start)
+
+    def step(
+        self, run: Run, phi: Tensor, step: int, rng: torch.Generator, differentiable: bool = False
+    ) -> tuple[Tensor, float]:
+        """The parameters ``[P]`` after inner step ``step`` (from 0) at ``phi [P]``, and the support loss before it.
+
+        ``differentiable``: exactly so in ``phi``, ``start``, ``run.vector`` and ``run.state``.
+        """
+        policy, problem, count = self.policy, self.problem, len(self.condition.support)
+        if isinstance(policy, Solver):
+            return policy.solve(run, problem, phi, self.condition, rng)
+        halves = policy.wants_halves(step) and count > 1
+        rows = torch.randperm(count, generator=rng).tensor_split(2) if halves else (torch.arange(count),)
+        looks = [self._gradient(phi, part, rng, differentiable) for part in rows]
+        (loss, slope), *rest = looks
+        gradient = Gradient(slope)
+        if rest:
+            [(other_loss, other)] = rest
+            share = len(rows[1]) / count
+            loss = (1 - share) * loss + share * other_loss
+            gradient = Gradient(torch.lerp(slope, other, share), (slope, other))
+        if problem.proximal:
+            pull = self._masked(problem.proximal * (phi - self.start))
+            gradient = Gradient(gradient.mean + pull, gradient.halves)
+        after = policy.step(run, phi, gradient, step)
+        if problem.adapted is not None:  # whatever the policy does, the rest stays as it was
+            after = torch.where(problem.adapted, after, phi)
+        return after, loss
+
+    def _gradient(self, phi: Tensor, rows: Tensor, rng: torch.Generator, differentiable: bool) -> tuple[float, Tensor]:
+        """Loss and gradient of some of the support images, each conditioned on all the others."""
+        condition, problem = self.condition, self.problem
+        images = condition.support[rows].repeat_interleave(problem.draws, dim=0)
+        take = problem.differentiable_gradient if differentiable else problem.gradient
+        loss, slope = take(phi, Condition(condition.support, condition.members[rows]), images, rng)
+        return loss, self._masked(slope)
+
+    def _masked(self, slope: Tensor) -> Tensor:
+        return slope if self.problem.adapted is None else slope * self.problem.adapted
 
 
 def adapt(
@@ -69,29 +143,12 @@ def adapt(
     Each step takes the mean loss over ``K * draws`` noisy copies of the support images, each conditioned on
     the *other* support images, and hands its gradient to the policy. A policy may ask for the gradients of two
     halves of the support set apart: how far they agree says how much of what they ask for is of the class and
-    how much of the single image. ``parameters`` is not changed.
+    how much of the single image. A policy that solves for the parameters gets the images instead.
+    ``parameters`` is not changed.
     """
-    phi = parameters.clone()
-    condition = Condition.leave_one_out(support)
+    inner = Inner.of(problem, policy, parameters, support)
+    phi = parameters
     yield Step(0, phi, float("nan"))
     for step in range(steps):
-        if policy.wants_halves(step) and len(support) > 1:
-            one, other = torch.randperm(len(support), generator=rng).tensor_split(2)
-            loss_one, slope_one = _support_gradient(problem, phi, condition, one, rng)
-            loss_other, slope_other = _support_gradient(problem, phi, condition, other, rng)
-            share = len(other) / len(support)
-            loss = (1 - share) * loss_one + share * loss_other
-            gradient = Gradient(torch.lerp(slope_one, slope_other, share), (slope_one, slope_other))
-        else:
-            loss, slope = _support_gradient(problem, phi, condition, torch.arange(len(support)), rng)
-            gradient = Gradient(slope)
-        policy.step(run, phi, gradient, step)
+        phi, loss = inner.step(run, phi, step, rng)
         yield Step(step + 1, phi, loss)
-
-
-def _support_gradient(
-    problem: Problem, phi: Tensor, condition: Condition, rows: Tensor, rng: torch.Generator
-) -> tuple[float, Tensor]:
-    """Loss and gradient of some of the support images, each conditioned on all the others."""
-    images = condition.support[rows].repeat_interleave(problem.draws, dim=0)
-    return problem.gradient(phi, Condition(condition.support, condition.members[rows]), images, rng)
