@@ -104,18 +104,18 @@ def test_where_a_gradient_is_zero_the_derivative_of_adam_is_finite(
     "changes",
     [
         "attention=true",
-        "attention=true",
+        "activation=gelu",
         "normalisation=layer",
         "normalisation=none",
         "connectivity=dense",
         "resampling=pool",
     ],
 )
-def test_every_part_of_the_network_has_a_second_derivative(
-    changes: str, tiny_config: Any, tiny_images: Any, estimate: Any, policy_of: Any
-) -> None:
+def test_every_part_of_the_network_has_a_second_derivative(changes: str, tiny_config: Any) -> None:
     """Against finite differences of the gradient in float64, attention by the plain formula."""
-    config = tiny_config(f"generator.architecture.{changes}", "generator.architecture.widths=[16,16]")
+    # No maps of the set: their deviation has a floor, a kink that finite differences step over.
+    form = ("generator.architecture.widths=[16,16]", "generator.architecture.set_conditioning=vector")
+    config = tiny_config(f"generator.architecture.{changes}", *form)
     family = work.build_family(config)
     network = FlatNetwork(work.initialised(family, 0).double(), torch.device("cpu"), torch.float64)
     problem = Problem(family, network, 1)
@@ -127,9 +127,9 @@ def test_every_part_of_the_network_has_a_second_derivative(
     condition = Condition.leave_one_out(support)
     _, slope = problem.differentiable_gradient(at, condition, support, torch_generator("draw"))
     (product,) = torch.autograd.grad(slope, at, v)
-    ends = [problem.gradient(theta + h * v, condition, support, torch_generator("draw"))[1] for h in (1e-4, -1e-4)]
-    expected = (ends[0] - ends[1]) / 2e-4
-    assert float((product - expected).norm() / expected.norm()) < 1e-2
+    ends = [problem.gradient(theta + h * v, condition, support, torch_generator("draw"))[1] for h in (1e-5, -1e-5)]
+    expected = (ends[0] - ends[1]) / 2e-5
+    assert float((product - expected).norm() / expected.norm()) < 1e-3
 
 
 def test_bf16_is_near_fp32(tiny_config: Any, new_learner: Any) -> None:
