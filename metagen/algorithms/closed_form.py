@@ -64,9 +64,9 @@ class ClosedForm:
             policy_gradient += log_strength.grad / len(episodes)
             with torch.no_grad():
                 found = {
-                    "loss": loss,
+                    "loss": loss.detach(),
                     "query_loss/0": query.loss(c_0),
-                    "query_loss/1": loss,
+                    "query_loss/1": loss.detach(),
                     "support_loss": shown.loss(c_0),
                 }
             for name, value in found.items():
