@@ -69,6 +69,7 @@ EVERY_ESTIMATOR = {
         " {estimator: es, options: {query_at: {2: 1}}, steps: 2, items: 3, tasks: 2}]",
     ],
     "ridge": [
+        "precision=bf16",
         "policy={name: ridge}",
         "phases=[{estimator: closed-form, steps: 2, items: 3, tasks: 1},"
         " {estimator: es, options: {query_at: {1: 1}}, steps: 1, items: 3, tasks: 1}]",
