@@ -80,8 +80,8 @@ def scaling() -> str:
     values = result("scaling")
     return (
         f"{values['actors']} actors on {values['environment']['cores']} cores gave "
-        f"{values['speedup']['median']:.2f} times the serial pool's tasks a second; the learner and Ray took "
-        f"{values['learner_and_ray_share']['median']:.1%} of a step (`benchmarks/results/scaling.json`).\n"
+        f"{values['speedup']['median']:.2f} times the serial pool's tasks a second; the learner, Ray and waiting took "
+        f"{values['overhead_share']['median']:.1%} of a step (`benchmarks/results/scaling.json`).\n"
     )
 
 

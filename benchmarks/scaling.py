@@ -86,7 +86,8 @@ def main() -> None:
             print(kind, {name: round(value, 4) for name, value in found[-1].items()}, flush=True)
     rates = {kind: [run["tasks_per_second"] for run in found] for kind, found in runs.items()}
     ratios = [ray / serial for serial, ray in zip(rates["serial"], rates["ray"], strict=True)]
-    shares = [run["share_learner"] + run["share_transfer"] for run in runs["ray"]]
+    # All of a step that workers do not spend adapting: the learner, Ray, and waiting for the slowest.
+    shares = [1 - run["share_adapt"] for run in runs["ray"]]
     path = write(
         options.name,
         {
@@ -96,12 +97,12 @@ def main() -> None:
             "steps": options.steps,
             "runs": runs,
             "speedup": {"median": statistics.median(ratios), "each": ratios},
-            "learner_and_ray_share": {"median": statistics.median(shares), "each": shares},
+            "overhead_share": {"median": statistics.median(shares), "each": shares},
         },
     )
     print(
-        f"{options.actors} actors: {statistics.median(ratios):.2f} times the serial tasks/s; learner and Ray take "
-        f"{statistics.median(shares):.1%} of a step; wrote {path}"
+        f"{options.actors} actors: {statistics.median(ratios):.2f} times the serial tasks/s; learner, Ray and waiting "
+        f"take {statistics.median(shares):.1%} of a step; wrote {path}"
     )
 
 

@@ -9,8 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from metagen.flat import FlatNetwork
-from metagen.generators.family import Condition, Family
+from metagen.generators.family import Condition, Draw, Family
 from metagen.policies.policy import Gradient, Policy, Run, Solver
+
+Noise = torch.Generator | Draw
+"""The random numbers of losses, or the generator to draw them from."""
 
 
 @dataclass(frozen=True)
@@ -26,38 +29,35 @@ class Problem:
     proximal: float = 0.0
     """Weight ``lambda`` of ``lambda / 2 |phi - theta|^2`` in the inner loss, which ties adaptation to its start."""
 
-    def gradient(
-        self, parameters: Tensor, condition: Condition, images: Tensor, rng: torch.Generator
-    ) -> tuple[float, Tensor]:
+    def gradient(self, parameters: Tensor, condition: Condition, images: Tensor, noise: Noise) -> tuple[float, Tensor]:
         """Mean loss of ``images [B, C, H, W]`` and its gradient ``[P]`` at ``parameters [P]``."""
         self.network.load(parameters)
-        loss = self.losses(self.network.module, condition, images, rng).mean()
+        loss = self.losses(self.network.module, condition, images, noise).mean()
         return float(loss.detach()), self.network.gradient(loss, parameters.dtype)
 
     @torch.no_grad()
-    def loss(self, parameters: Tensor, condition: Condition, images: Tensor, rng: torch.Generator) -> Tensor:
+    def loss(self, parameters: Tensor, condition: Condition, images: Tensor, noise: Noise) -> Tensor:
         """The losses of ``images``, one each ``[B]``, without a gradient."""
         self.network.load(parameters)
-        return self.losses(self.network.module, condition, images, rng)
+        return self.losses(self.network.module, condition, images, noise)
 
-    def differentiable_loss(
-        self, parameters: Tensor, condition: Condition, images: Tensor, rng: torch.Generator
-    ) -> Tensor:
+    def differentiable_loss(self, parameters: Tensor, condition: Condition, images: Tensor, noise: Noise) -> Tensor:
         """Mean loss of ``images``, differentiable in ``parameters`` twice (see ``FlatNetwork.call``)."""
-        return self.network.call(lambda module: self.losses(module, condition, images, rng).mean(), parameters)
+        return self.network.call(lambda module: self.losses(module, condition, images, noise).mean(), parameters)
 
     def differentiable_gradient(
-        self, parameters: Tensor, condition: Condition, images: Tensor, rng: torch.Generator
+        self, parameters: Tensor, condition: Condition, images: Tensor, noise: Noise
     ) -> tuple[float, Tensor]:
         """As ``gradient``, with a gradient that is differentiable in ``parameters``, which must require grad."""
-        loss = self.differentiable_loss(parameters, condition, images, rng)
+        loss = self.differentiable_loss(parameters, condition, images, noise)
         (slope,) = torch.autograd.grad(loss, parameters, create_graph=True)
         return float(loss.detach()), slope
 
-    def losses(self, module: nn.Module, condition: Condition, images: Tensor, rng: torch.Generator) -> Tensor:
-        """The losses ``[B]`` of ``images`` with a module as it is, in a draw from ``rng``."""
+    def losses(self, module: nn.Module, condition: Condition, images: Tensor, noise: Noise) -> Tensor:
+        """The losses ``[B]`` of ``images`` with a module as it is."""
         device = self.network.device
-        draw = {name: value.to(device) for name, value in self.family.draw(len(images), rng).items()}
+        numbers = self.family.draw(len(images), noise) if isinstance(noise, torch.Generator) else noise
+        draw = {name: value.to(device) for name, value in numbers.items()}
         condition = Condition(condition.support.to(device), condition.members.to(device))
         return self.family.losses(module, condition, images.to(device), draw)
 
@@ -99,9 +99,11 @@ class Inner:
         policy, problem, count = self.policy, self.problem, len(self.condition.support)
         if isinstance(policy, Solver):
             return policy.solve(run, problem, phi, self.condition, rng)
+        # Halves share one draw of noise, so that their mean is the gradient of the whole set.
+        draw = problem.family.draw(count * problem.draws, rng)
         halves = policy.wants_halves(step) and count > 1
         rows = torch.randperm(count, generator=rng).tensor_split(2) if halves else (torch.arange(count),)
-        looks = [self._gradient(phi, part, rng, differentiable) for part in rows]
+        looks = [self._gradient(phi, part, draw, differentiable) for part in rows]
         (loss, slope), *rest = looks
         gradient = Gradient(slope)
         if rest:
@@ -117,12 +119,13 @@ class Inner:
             after = torch.where(problem.adapted, after, phi)
         return after, loss
 
-    def _gradient(self, phi: Tensor, rows: Tensor, rng: torch.Generator, differentiable: bool) -> tuple[float, Tensor]:
+    def _gradient(self, phi: Tensor, rows: Tensor, draw: Draw, differentiable: bool) -> tuple[float, Tensor]:
         """Loss and gradient of some of the support images, each conditioned on all the others."""
         condition, problem = self.condition, self.problem
         images = condition.support[rows].repeat_interleave(problem.draws, dim=0)
+        mine = {name: value.unflatten(0, (-1, problem.draws))[rows].flatten(0, 1) for name, value in draw.items()}
         take = problem.differentiable_gradient if differentiable else problem.gradient
-        loss, slope = take(phi, Condition(condition.support, condition.members[rows]), images, rng)
+        loss, slope = take(phi, Condition(condition.support, condition.members[rows]), images, mine)
         return loss, self._masked(slope)
 
     def _masked(self, slope: Tensor) -> Tensor:
@@ -143,7 +146,7 @@ def adapt(
     Each step takes the mean loss over ``K * draws`` noisy copies of the support images, each conditioned on
     the *other* support images, and hands its gradient to the policy. A policy may ask for the gradients of two
     halves of the support set apart: how far they agree says how much of what they ask for is of the class and
-    how much of the single image. A policy that solves for the parameters gets the images instead.
+    how much of the single image. Both halves share one draw of noise. A policy that solves for the parameters gets the images instead.
     ``parameters`` is not changed.
     """
     inner = Inner.of(problem, policy, parameters, support)

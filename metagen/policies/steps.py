@@ -26,7 +26,10 @@ agree on nothing more, and step sizes should fall."""
 class LearnedStepsOptions(Strict):
     rule: str = "adam"
     step_size: float = Field(3e-5, gt=0)
-    """Where every step size starts."""
+    """Where step sizes start."""
+    decay: float = Field(0.0, ge=0)
+    """Nats by which they start to fall from the first step to the last of the horizon: steps that shrink end nearer
+    to where they would settle, as the outer learning rate's schedule does."""
     horizon: int = Field(20, ge=1)
     """Inner steps with a step size of their own; later steps use the last one's."""
     features: bool = True
@@ -62,7 +65,8 @@ class LearnedSteps:
         layers, horizon = len(layout.layers), self.options.horizon
         start = torch.full((layers,), self.options.step_size).log()
         weights = torch.tensor([0.0, self.options.start_weight if self.options.features else 0.0])
-        return torch.cat([start, torch.zeros(horizon + layers * horizon), weights.repeat(layers)])
+        fall = -self.options.decay * torch.linspace(0, 1, horizon)
+        return torch.cat([start, fall, torch.zeros(layers * horizon), weights.repeat(layers)])
 
     def wants_halves(self, step: int) -> bool:
         return self.options.features
