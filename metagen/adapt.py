@@ -146,8 +146,8 @@ def adapt(
     Each step takes the mean loss over ``K * draws`` noisy copies of the support images, each conditioned on
     the *other* support images, and hands its gradient to the policy. A policy may ask for the gradients of two
     halves of the support set apart: how far they agree says how much of what they ask for is of the class and
-    how much of the single image. Both halves share one draw of noise. A policy that solves for the parameters gets the images instead.
-    ``parameters`` is not changed.
+    how much of the single image. Both halves share one draw of noise, so that their mean is the gradient of the whole
+    set. A policy that solves for the parameters gets the images instead. ``parameters`` is not changed.
     """
     inner = Inner.of(problem, policy, parameters, support)
     phi = parameters
