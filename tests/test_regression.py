@@ -125,7 +125,7 @@ def test_more_ridge_steps_are_more_draws_of_the_same_problem(toy_problem: Any) -
     for _ in range(3):
         normals.append(regression(problem, condition, condition.support, rng).normal())
     mean = Normal(sum(n.gram for n in normals) / 3, sum(n.right for n in normals) / 3)
-    expected = mean.solve(weights_in(problem, theta), torch.tensor(0.1, dtype=torch.float64))
+    expected = mean.solve(weights_in(problem, theta), torch.tensor(10.0, dtype=torch.float64))
     assert torch.allclose(many[1][2], expected, rtol=1e-5)
 
 

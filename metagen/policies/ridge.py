@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class RidgeOptions(Strict):
-    strength: float = Field(0.1, gt=0)
+    strength: float = Field(10.0, gt=0)
     """Where ``lambda`` starts: the pull of the last layer's weights towards those in theta."""
 
 
