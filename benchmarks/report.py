@@ -91,11 +91,27 @@ def scaling() -> str:
     )
 
 
+def second_order() -> str:
+    values = result("second_order")
+    names = list(dict.fromkeys(row["method"] for row in values["rows"]))
+    steps = list(dict.fromkeys(row["steps"] for row in values["rows"]))
+    found = {(row["steps"], row["method"]): row for row in values["rows"]}
+    lines = ["| inner steps | " + " | ".join(names) + " |", "|---|" + "---|" * len(names)]
+    for k in steps:
+        cells = (f"{found[k, name]['seconds']:.1f} s, {found[k, name]['peak_mb']:.0f} MB" for name in names)
+        lines.append(f"| {k} | {' | '.join(cells)} |")
+    return (
+        "Time and peak memory of the meta-gradient of one episode of the quickstart, in float32 on one thread "
+        "(`benchmarks/results/second_order.json`):\n\n" + "\n".join(lines) + "\n"
+    )
+
+
 FIGURES: dict[str, Callable[[], str]] = {
     "quickstart-time": quickstart_time,
     "results-table": results_table,
     "quickstart-table": results_table,
     "scaling": scaling,
+    "second-order": second_order,
 }
 
 

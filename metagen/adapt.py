@@ -6,11 +6,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from metagen.flat import FlatNetwork
 from metagen.generators.family import Condition, Draw, Family
-from metagen.policies.policy import Gradient, Policy, Run
+from metagen.policies.policy import Gradient, Policy, Run, Solver
+
+Noise = torch.Generator | Draw
+"""The random numbers of losses, or the generator to draw them from."""
 
 
 @dataclass(frozen=True)
@@ -21,42 +24,112 @@ class Problem:
     network: FlatNetwork
     draws: int
     """Noise draws for each support image in an inner step."""
+    adapted: Tensor | None = None
+    """Which parameters the inner loop moves, bool ``[P]``; None for all."""
+    proximal: float = 0.0
+    """Weight ``lambda`` of ``lambda / 2 |phi - theta|^2`` in the inner loss, which ties adaptation to its start."""
 
-    def gradient(
-        self, parameters: Tensor, condition: Condition, images: Tensor, noise: torch.Generator | Draw
-    ) -> tuple[float, Tensor]:
-        """Mean loss of ``images [B, C, H, W]`` and its gradient ``[P]`` at ``parameters [P]``.
-
-        ``noise`` is the losses' random numbers, or the generator to draw them from.
-        """
+    def gradient(self, parameters: Tensor, condition: Condition, images: Tensor, noise: Noise) -> tuple[float, Tensor]:
+        """Mean loss of ``images [B, C, H, W]`` and its gradient ``[P]`` at ``parameters [P]``."""
         self.network.load(parameters)
-        loss = self._losses(condition, images, noise).mean()
-        gradient = self.network.gradient(loss)
-        return float(loss.detach()), gradient
+        loss = self.losses(self.network.module, condition, images, noise).mean()
+        return float(loss.detach()), self.network.gradient(loss, parameters.dtype)
 
     @torch.no_grad()
-    def loss(self, parameters: Tensor, condition: Condition, images: Tensor, rng: torch.Generator) -> Tensor:
+    def loss(self, parameters: Tensor, condition: Condition, images: Tensor, noise: Noise) -> Tensor:
         """The losses of ``images``, one each ``[B]``, without a gradient."""
         self.network.load(parameters)
-        return self._losses(condition, images, rng)
+        return self.losses(self.network.module, condition, images, noise)
 
-    def _losses(self, condition: Condition, images: Tensor, noise: torch.Generator | Draw) -> Tensor:
+    def differentiable_loss(self, parameters: Tensor, condition: Condition, images: Tensor, noise: Noise) -> Tensor:
+        """Mean loss of ``images``, differentiable in ``parameters`` twice (see ``FlatNetwork.call``)."""
+        return self.network.call(lambda module: self.losses(module, condition, images, noise).mean(), parameters)
+
+    def differentiable_gradient(
+        self, parameters: Tensor, condition: Condition, images: Tensor, noise: Noise
+    ) -> tuple[float, Tensor]:
+        """As ``gradient``, with a gradient that is differentiable in ``parameters``, which must require grad."""
+        loss = self.differentiable_loss(parameters, condition, images, noise)
+        (slope,) = torch.autograd.grad(loss, parameters, create_graph=True)
+        return float(loss.detach()), slope
+
+    def losses(self, module: nn.Module, condition: Condition, images: Tensor, noise: Noise) -> Tensor:
+        """The losses ``[B]`` of ``images`` with a module as it is."""
         device = self.network.device
         numbers = self.family.draw(len(images), noise) if isinstance(noise, torch.Generator) else noise
         draw = {name: value.to(device) for name, value in numbers.items()}
         condition = Condition(condition.support.to(device), condition.members.to(device))
-        return self.family.losses(self.network.module, condition, images.to(device), draw)
+        return self.family.losses(module, condition, images.to(device), draw)
 
 
 @dataclass(frozen=True)
 class Step:
-    """The state after an inner step. ``parameters`` is the live vector: copy it to keep it."""
+    """The state after an inner step."""
 
     taken: int
     """Steps taken so far; 0 is the starting point."""
     parameters: Tensor
     support_loss: float
     """Loss on the support set in this step's draw, before the step; nan at the starting point."""
+
+
+@dataclass(frozen=True)
+class Inner:
+    """The inner problem of one task: what to adapt, to which images, how."""
+
+    problem: Problem
+    policy: Policy
+    condition: Condition
+    """Each support image with all the *others*."""
+    start: Tensor
+    """Where adaptation started ``[P]``: what the proximal term pulls back to."""
+
+    @staticmethod
+    def of(problem: Problem, policy: Policy, start: Tensor, support: Tensor) -> Inner:
+        """Adapt from ``start [P]`` to ``support [K, C, H, W]``."""
+        return Inner(problem, policy, Condition.leave_one_out(support), start)
+
+    def step(
+        self, run: Run, phi: Tensor, step: int, rng: torch.Generator, differentiable: bool = False
+    ) -> tuple[Tensor, float]:
+        """The parameters ``[P]`` after inner step ``step`` (from 0) at ``phi [P]``, and the support loss before it.
+
+        ``differentiable``: exactly so in ``phi``, ``start``, ``run.vector`` and ``run.state``.
+        """
+        policy, problem, count = self.policy, self.problem, len(self.condition.support)
+        if isinstance(policy, Solver):
+            return policy.solve(run, problem, phi, self.condition, rng)
+        # Halves share one draw of noise, so that their mean is the gradient of the whole set.
+        draw = problem.family.draw(count * problem.draws, rng)
+        halves = policy.wants_halves(step) and count > 1
+        rows = torch.randperm(count, generator=rng).tensor_split(2) if halves else (torch.arange(count),)
+        looks = [self._gradient(phi, part, draw, differentiable) for part in rows]
+        (loss, slope), *rest = looks
+        gradient = Gradient(slope)
+        if rest:
+            [(other_loss, other)] = rest
+            share = len(rows[1]) / count
+            loss = (1 - share) * loss + share * other_loss
+            gradient = Gradient(torch.lerp(slope, other, share), (slope, other))
+        if problem.proximal:
+            pull = self._masked(problem.proximal * (phi - self.start))
+            gradient = Gradient(gradient.mean + pull, gradient.halves)
+        after = policy.step(run, phi, gradient, step)
+        if problem.adapted is not None:  # whatever the policy does, the rest stays as it was
+            after = torch.where(problem.adapted, after, phi)
+        return after, loss
+
+    def _gradient(self, phi: Tensor, rows: Tensor, draw: Draw, differentiable: bool) -> tuple[float, Tensor]:
+        """Loss and gradient of some of the support images, each conditioned on all the others."""
+        condition, problem = self.condition, self.problem
+        images = condition.support[rows].repeat_interleave(problem.draws, dim=0)
+        mine = {name: value.unflatten(0, (-1, problem.draws))[rows].flatten(0, 1) for name, value in draw.items()}
+        take = problem.differentiable_gradient if differentiable else problem.gradient
+        loss, slope = take(phi, Condition(condition.support, condition.members[rows]), images, mine)
+        return loss, self._masked(slope)
+
+    def _masked(self, slope: Tensor) -> Tensor:
+        return slope if self.problem.adapted is None else slope * self.problem.adapted
 
 
 def adapt(
@@ -74,31 +147,11 @@ def adapt(
     the *other* support images, and hands its gradient to the policy. A policy may ask for the gradients of two
     halves of the support set apart: how far they agree says how much of what they ask for is of the class and
     how much of the single image. Both halves share one draw of noise, so that their mean is the gradient of the whole
-    set. ``parameters`` is not changed.
+    set. A policy that solves for the parameters gets the images instead. ``parameters`` is not changed.
     """
-    phi = parameters.clone()
-    condition = Condition.leave_one_out(support)
+    inner = Inner.of(problem, policy, parameters, support)
+    phi = parameters
     yield Step(0, phi, float("nan"))
     for step in range(steps):
-        draw = problem.family.draw(len(support) * problem.draws, rng)
-        if policy.wants_halves(step) and len(support) > 1:
-            one, other = torch.randperm(len(support), generator=rng).tensor_split(2)
-            loss_one, slope_one = _support_gradient(problem, phi, condition, one, draw)
-            loss_other, slope_other = _support_gradient(problem, phi, condition, other, draw)
-            share = len(other) / len(support)
-            loss = (1 - share) * loss_one + share * loss_other
-            gradient = Gradient(torch.lerp(slope_one, slope_other, share), (slope_one, slope_other))
-        else:
-            loss, slope = _support_gradient(problem, phi, condition, torch.arange(len(support)), draw)
-            gradient = Gradient(slope)
-        policy.step(run, phi, gradient, step)
+        phi, loss = inner.step(run, phi, step, rng)
         yield Step(step + 1, phi, loss)
-
-
-def _support_gradient(
-    problem: Problem, phi: Tensor, condition: Condition, rows: Tensor, draw: Draw
-) -> tuple[float, Tensor]:
-    """Loss and gradient of some of the support images, each conditioned on all the others."""
-    images = condition.support[rows].repeat_interleave(problem.draws, dim=0)
-    mine = {name: value.unflatten(0, (-1, problem.draws))[rows].flatten(0, 1) for name, value in draw.items()}
-    return problem.gradient(phi, Condition(condition.support, condition.members[rows]), images, mine)

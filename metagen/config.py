@@ -13,12 +13,17 @@ import yaml
 from pydantic import Field, field_validator, model_validator
 
 from metagen import algorithms, generators, policies
+from metagen.compatibility import refusal
 from metagen.errors import UserError
+from metagen.flat import named
 from metagen.generators import ArchitectureConfig
 from metagen.outer import OuterConfig
 from metagen.registry import find, options_of
 from metagen.strict import Strict
 from metagen.tasks.config import DataConfig
+
+ALL = ("*",)
+"""The pattern that names every parameter."""
 
 
 class GeneratorConfig(Strict):
@@ -34,6 +39,11 @@ class PolicyConfig(Strict):
 
     name: str = "learned-steps"
     options: dict[str, Any] = Field(default={})
+    adapt: tuple[str, ...] = Field(ALL, min_length=1)
+    """Names of the parameters that the inner loop moves, as patterns: ``out.*`` for the last layer (ANIL),
+    ``*.film.*`` for scales and shifts (in the spirit of CAVIA). The outer loop learns all of them."""
+    proximal: float = Field(0.0, ge=0)
+    """Weight ``lambda`` of ``lambda / 2 |phi - theta|^2`` in the inner loss; 0 for none."""
 
 
 class EpisodeConfig(Strict):
@@ -119,14 +129,31 @@ class RunConfig(Strict):
             raise ValueError("phases: at least one is needed")
         try:
             self.generator.architecture.check_image_size(self.data.image_size)
-            options_of("family", find("family", self.generator.family, generators.REGISTRY), self.generator.options)
-            options_of("policy", find("policy", self.policy.name, policies.REGISTRY), self.policy.options)
+            family = find("family", self.generator.family, generators.REGISTRY)
+            options_of("family", family, self.generator.options)
+            policy = find("policy", self.policy.name, policies.REGISTRY)
+            options_of("policy", policy, self.policy.options)
             for phase in self.phases:
                 estimator = find("estimator", phase.estimator, algorithms.REGISTRY)
                 options_of(f"estimator {phase.estimator}", estimator, phase.options)
+                subset = self.policy.adapt != ALL
+                if reason := refusal(estimator, family, policy, self.policy.proximal, subset):
+                    parts = f"policy {self.policy.name} and family {self.generator.family}"
+                    raise UserError(f"estimator {phase.estimator} with {parts}: {reason}")
+            self._subset_exists(family)
         except UserError as error:
             raise ValueError(str(error)) from None
         return self
+
+    def _subset_exists(self, family: Any) -> None:
+        """Raise ``UserError`` for a pattern of ``policy.adapt`` that names no parameter, before there is a network."""
+        if self.policy.adapt == ALL:
+            return
+        h = self.generator
+        options = options_of("family", family, h.options)
+        with torch.device("meta"):  # names alone: no memory, no random numbers
+            network = family(h.architecture, options, self.data.channels, self.data.image_size).build()
+        named([name for name, _ in network.named_parameters()], self.policy.adapt)
 
     @property
     def steps(self) -> int:

@@ -7,7 +7,7 @@ are 95% bootstrap intervals over classes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -50,8 +50,9 @@ class Method:
                 yield step.taken, step.parameters
 
     def with_adam(self, step_size: float) -> Method:
-        """The same starting point, fine-tuned by Adam at one step size."""
-        return Method(self.problem, self.theta, Fixed(FixedOptions(rule="adam", step_size=step_size)), torch.zeros(0))
+        """The same starting point, fine-tuned by Adam at one step size: all parameters, tied to nothing."""
+        problem = replace(self.problem, adapted=None, proximal=0.0)
+        return Method(problem, self.theta, Fixed(FixedOptions(rule="adam", step_size=step_size)), torch.zeros(0))
 
 
 def method_of(checkpoint: Checkpoint) -> Method:

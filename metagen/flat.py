@@ -7,12 +7,18 @@ loading new parameters is one copy and reading the gradient is another, whatever
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+import fnmatch
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from metagen.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -36,17 +42,18 @@ class Layout:
         Convolution kernels lie channels-last in the vector (``[O, kh, kw, I]``), the order the CPU's and
         GPU's bf16 kernels read.
         """
-        shape, start = self.shapes[index], self.offsets[index]
-        size = torch.Size(shape).numel()
-        part = flat[start : start + size]
-        if len(shape) == 4:
-            out, inputs, height, width = shape
-            return part.view(out, height, width, inputs).permute(0, 3, 1, 2)
-        return part.view(shape)
+        start = self.offsets[index]
+        return _shaped(flat[start : start + self._sizes[index]], self.shapes[index])
 
     def unflatten(self, flat: Tensor) -> dict[str, Tensor]:
         """All parameters by name, as views of ``flat [P]``."""
-        return {name: self.view(flat, i) for i, name in enumerate(self.names)}
+        # One split: its derivative is one concatenation, that of slices a vector [P] for each of them.
+        parts = zip(self.names, flat.split(self._sizes), self.shapes, strict=True)
+        return {name: _shaped(part, shape) for name, part, shape in parts}
+
+    @property
+    def _sizes(self) -> list[int]:
+        return [torch.Size(shape).numel() for shape in self.shapes]
 
     def flatten(self, tensors: Mapping[str, Tensor]) -> Tensor:
         """The inverse of ``unflatten``: a new float32 vector ``[P]``."""
@@ -54,6 +61,11 @@ class Layout:
         for i, name in enumerate(self.names):
             self.view(flat, i).copy_(tensors[name].detach())
         return flat
+
+    def subset(self, patterns: Sequence[str]) -> Tensor:
+        """Which of the parameters have names that a pattern such as ``out.*`` matches: bool ``[P]``."""
+        chosen = torch.tensor(named(self.names, patterns))
+        return chosen.repeat_interleave(torch.tensor(self._sizes))
 
     def kernels(self) -> list[tuple[int, int, int]]:
         """``(start, rows, columns)`` of every convolution kernel as a matrix, rows being outputs."""
@@ -66,6 +78,13 @@ class Layout:
     def others(self) -> Tensor:
         """Indices of all parameters that are not in a convolution kernel."""
         return _others(self)
+
+
+def _shaped(part: Tensor, shape: tuple[int, ...]) -> Tensor:
+    if len(shape) == 4:
+        out, inputs, height, width = shape
+        return part.view(out, height, width, inputs).permute(0, 3, 1, 2)
+    return part.view(shape)
 
 
 @cache
@@ -88,6 +107,17 @@ def layout_of(module: nn.Module) -> Layout:
         layer = name.rpartition(".")[0] or name
         layers[layer] = layers.get(layer, 0) + parameter.numel()
     return Layout(tuple(names), tuple(shapes), tuple(offsets), tuple(layers), tuple(layers.values()))
+
+
+def named(names: Sequence[str], patterns: Sequence[str]) -> list[bool]:
+    """For each parameter name whether one of ``patterns`` matches; raises ``UserError`` for one that matches none."""
+    for pattern in patterns:
+        if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
+            layers = {name.rpartition(".")[0] + ".*" for name in names}
+            near = difflib.get_close_matches(pattern, sorted({*names, *layers}), n=3)
+            known = near or sorted({name.partition(".")[0] + ".*" for name in names})
+            raise UserError(f"policy.adapt: '{pattern}' matches no parameter; try {', '.join(known)}")
+    return [any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns) for name in names]
 
 
 class Layers:
@@ -114,7 +144,8 @@ class Layers:
 class FlatNetwork:
     """A module whose parameters are views of one vector in the compute dtype.
 
-    ``load`` takes float32 master parameters ``[P]``; ``gradient`` gives float32 gradients ``[P]``.
+    ``load`` takes float32 master parameters ``[P]``; ``gradient`` gives gradients ``[P]``. Both are for first
+    order and fast. ``call`` computes with any vector, differentiable to any order, and leaves the views alone.
     """
 
     def __init__(self, module: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
@@ -129,14 +160,39 @@ class FlatNetwork:
             parameter.data = self.layout.view(self._compute, i)
             parameter.grad = self.layout.view(self._gradient, i)
         self.layers = Layers(self.layout, device)
+        self._applied = _Applied(self.module)
         self.load(self.initial.to(device))
 
     def load(self, parameters: Tensor) -> None:
         """Copy master parameters ``[P]`` in, rounding to the compute dtype."""
         self._compute.copy_(parameters)
 
-    def gradient(self, loss: Tensor) -> Tensor:
-        """``d loss / d parameters``, float32 ``[P]``, of a loss computed with this module."""
+    def gradient(self, loss: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """``d loss / d parameters [P]``, as a new vector, of a loss computed with this module."""
         self._gradient.zero_()
         loss.backward()
-        return self._gradient.float() if self.dtype != torch.float32 else self._gradient.clone()
+        return self._gradient.to(dtype, copy=True)
+
+    def call(self, function: Callable[[nn.Module], Tensor], parameters: Tensor) -> Tensor:
+        """``function(module)`` with ``parameters [P]`` in place of the module's own, differentiable in them twice.
+
+        Computes in float32 where the network's dtype is bf16: a second derivative is a difference of first ones,
+        and bf16 has too few digits for that. Attention takes the plain formula: fused kernels have no second
+        derivative.
+        """
+        dtype = torch.promote_types(self.dtype, torch.float32)
+        views = {f"module.{name}": view for name, view in self.layout.unflatten(parameters.to(dtype)).items()}
+        with sdpa_kernel(SDPBackend.MATH):
+            result: Tensor = functional_call(self._applied, views, (function,))
+        return result
+
+
+class _Applied(nn.Module):
+    """Lends its module to a function, for ``torch.func.functional_call``, which replaces parameters in a forward."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, function: Callable[[nn.Module], Tensor]) -> Tensor:
+        return function(self.module)

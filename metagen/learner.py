@@ -16,6 +16,7 @@ from metagen.errors import UserError
 from metagen.flat import Layout
 from metagen.outer import Moments, OuterConfig, adam, direction, no_moments
 from metagen.policies import Policy
+from metagen.probes import reported
 from metagen.records import Snapshot, Verdict, WorkResult, packed, unpacked
 
 
@@ -82,7 +83,8 @@ class Learner:
             return Verdict.STALE
         vectors = unpacked(result.gradient), unpacked(result.policy_update)
         largest = [float(v.abs().max()) for v in vectors if len(v)]  # carries nan on; cheaper than isfinite
-        if not all(map(math.isfinite, [*largest, *result.metrics.values()])):
+        probed = [loss for probe in result.probes for loss in (probe.above, probe.below)]
+        if not all(map(math.isfinite, [*largest, *probed, *result.metrics.values()])):
             return Verdict.NONFINITE
         return Verdict.ACCEPTED
 
@@ -109,8 +111,9 @@ class Learner:
         weights /= weights.sum()
         gradient, policy_gradient = torch.zeros(self.layout.size), torch.zeros(len(self.state.policy))
         for result, weight in zip(accepted, weights.tolist(), strict=True):
-            gradient.add_(unpacked(result.gradient), alpha=weight)
-            policy_gradient.add_(unpacked(result.policy_update), alpha=weight)
+            slope, policy_slope = reported(result, len(gradient), len(policy_gradient))
+            gradient.add_(slope, alpha=weight)
+            policy_gradient.add_(policy_slope, alpha=weight)
         names = {name for result in accepted for name in result.metrics}
         metrics = {
             name: float(sum(w * r.metrics.get(name, 0.0) for w, r in zip(weights, accepted, strict=True)))

@@ -65,8 +65,21 @@ class Snapshot:
 
 
 @dataclass(frozen=True)
+class Probe:
+    """Two losses at meta-parameters moved to both sides along one direction, which its seed names (``probes.py``)."""
+
+    seed: int
+    sigma: float
+    """How far theta was moved; 0 for not at all."""
+    policy_sigma: float
+    """How far the policy's parameters were moved."""
+    above: float
+    below: float
+
+
+@dataclass(frozen=True)
 class WorkResult:
-    """What an actor reports: a meta-gradient and a policy update."""
+    """What an actor reports: a meta-gradient and a policy update, or the probes that the learner makes both from."""
 
     work_id: str
     step: int
@@ -74,14 +87,15 @@ class WorkResult:
     version: int
     tasks: int
     gradient: Vector
-    """Meta-gradient ``[P]``, in the dtype that networks compute in."""
+    """Meta-gradient ``[P]``, in the dtype that networks compute in; empty with probes."""
     policy_update: Vector
-    """Gradient of the policy's parameters ``[G]``, float32."""
+    """Gradient of the policy's parameters ``[G]``, float32; empty with probes."""
     metrics: dict[str, float]
     """Means over the item's tasks: ``loss``, ``query_loss/K`` at K steps, ``support_loss``..."""
     seconds: float
     """Wall-clock that the work took on the worker."""
     worker: str = ""
+    probes: tuple[Probe, ...] = ()
 
 
 class Verdict(StrEnum):

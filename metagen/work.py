@@ -11,7 +11,7 @@ from torch import nn
 from metagen import algorithms, generators, policies
 from metagen.adapt import Problem
 from metagen.algorithms import Estimator
-from metagen.config import RunConfig
+from metagen.config import ALL, RunConfig
 from metagen.errors import UserError
 from metagen.flat import FlatNetwork
 from metagen.generators import Family
@@ -64,7 +64,9 @@ def build_problem(config: RunConfig) -> Problem:
     """The network, initialised from the run's seed, with its loss."""
     family = build_family(config)
     network = FlatNetwork(initialised(family, config.seed), device_of(config), config.dtype)
-    return Problem(family, network, config.episode.draws)
+    patterns = config.policy.adapt
+    adapted = None if patterns == ALL else network.layout.subset(patterns).to(network.device)
+    return Problem(family, network, config.episode.draws, adapted, config.policy.proximal)
 
 
 def device_of(config: RunConfig) -> torch.device:
@@ -121,4 +123,5 @@ def run(parts: Parts, item: WorkItem, snapshot: Snapshot, worker: str = "") -> W
         estimate.metrics,
         time.perf_counter() - start,
         worker,
+        estimate.probes,
     )

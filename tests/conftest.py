@@ -264,6 +264,7 @@ class ToyFamily:
 
     def __init__(self, linear: bool, noise: float) -> None:
         self.linear, self.noise = linear, noise
+        self.least_squares = None if linear else "2"
 
     def build(self) -> nn.Module:
         return nn.Linear(16, 16) if self.linear else nn.Sequential(nn.Linear(16, 5), nn.Tanh(), nn.Linear(5, 16))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,7 +10,9 @@ from torch import Tensor
 
 from metagen.adapt import Problem, adapt
 from metagen.generators import Condition
-from metagen.policies import REGISTRY, Policy, Run
+from metagen.policies import REGISTRY, Gradient, Policy, Run
+from metagen.policies.fixed import Fixed, FixedOptions
+from metagen.policies.rules import RULES
 from metagen.registry import options_of
 from metagen.seeding import torch_generator
 
@@ -20,7 +23,7 @@ def _policy(name: str, **options: Any) -> Policy:
 
 
 def _adapt(problem: Problem, theta: Tensor, support: Tensor, steps: int, seed: int = 0, name: str = "fixed") -> Any:
-    policy = _policy(name, step_size=0.01)
+    policy = _policy(name, **({"strength": 0.1} if name == "ridge" else {"step_size": 0.01}))
     run = Run(policy.initial(problem.network.layout), problem.network.layers)
     return adapt(problem, theta, support, policy, run, steps, torch_generator(seed))
 
@@ -121,3 +124,45 @@ def test_a_problems_gradient_is_the_slope_of_its_loss(toy_problem: Any) -> None:
             float(problem.loss(theta + sign * shift, condition, images, torch_generator(0)).mean()) for sign in (1, -1)
         )
         assert float(gradient[index]) == pytest.approx((above - below) / 2e-6, rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize("patterns", [["2.*"], ["0.weight", "2.bias"]])
+@pytest.mark.parametrize("rule", sorted(RULES))
+@pytest.mark.parametrize("name", ["fixed", "learned-steps"])
+def test_a_subset_is_adapted_and_the_rest_stays_as_it_was(
+    toy_problem: Any, patterns: list[str], rule: str, name: str
+) -> None:
+    whole = toy_problem(noise=0.0)
+    subset = whole.network.layout.subset(patterns)
+    problem, theta, policy = replace(whole, adapted=subset), whole.network.initial, _policy(name, rule=rule)
+    run = Run(policy.initial(problem.network.layout), problem.network.layers)
+    steps = list(adapt(problem, theta, _support(), policy, run, 3, torch_generator(0)))
+    for step in steps[1:]:
+        assert torch.equal(step.parameters[~subset], theta[~subset])
+        assert not torch.equal(step.parameters[subset], theta[subset])
+    if name == "fixed":  # the first step of the subset is that of the whole, cut out of it
+        run = Run(torch.zeros(0), problem.network.layers)
+        _, first = adapt(whole, theta, _support(), policy, run, 1, torch_generator(0))
+        assert torch.equal(steps[1].parameters[subset], first.parameters[subset])
+
+
+def test_whatever_a_policy_does_the_rest_stays_as_it_was(toy_problem: Any) -> None:
+    class Shrinking(Fixed):
+        def step(self, run: Run, parameters: Tensor, gradient: Gradient, step: int) -> Tensor:
+            return 0.9 * super().step(run, parameters, gradient, step)
+
+    problem = toy_problem()
+    subset, theta = problem.network.layout.subset(["2.*"]), problem.network.initial
+    policy, run = Shrinking(FixedOptions()), Run(torch.zeros(0), problem.network.layers)
+    *_, last = adapt(replace(problem, adapted=subset), theta, _support(), policy, run, 3, torch_generator(0))
+    assert torch.equal(last.parameters[~subset], theta[~subset])
+
+
+def test_a_proximal_term_is_a_pull_to_the_start(toy_problem: Any) -> None:
+    """SGD on a loss linear in the parameters: ``phi_k - theta`` is a geometric sum of the first step."""
+    problem = replace(toy_problem(linear=True, noise=0.0), proximal=2.0)
+    theta, policy = problem.network.initial.double(), _policy("fixed", rule="sgd", step_size=0.1)
+    run = Run(torch.zeros(0), problem.network.layers)
+    path = [s.parameters - theta for s in adapt(problem, theta, _support(), policy, run, 4, torch_generator(0))]
+    for k in range(1, 5):
+        assert torch.allclose(path[k], path[1] * sum(0.8**j for j in range(k)), rtol=1e-6)

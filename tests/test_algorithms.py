@@ -11,12 +11,16 @@ from torch import Tensor, nn
 from metagen import work
 from metagen.adapt import Problem
 from metagen.algorithms import REGISTRY, Estimate
-from metagen.algorithms.fomaml import Fomaml, FomamlOptions
+from metagen.algorithms.fomaml import Fomaml
 from metagen.algorithms.joint import Joint, JointOptions
+from metagen.algorithms.query import QueryOptions
 from metagen.algorithms.reptile import Reptile, ReptileOptions
 from metagen.learner import Learner
+from metagen.policies import Policy
 from metagen.policies.fixed import Fixed, FixedOptions
+from metagen.policies.ridge import Ridge, RidgeOptions
 from metagen.policies.steps import LearnedSteps, LearnedStepsOptions
+from metagen.probes import reported
 from metagen.records import unpacked
 from metagen.seeding import torch_generator
 from metagen.tasks.episodes import Episode
@@ -112,7 +116,7 @@ def test_fomaml_is_the_weighted_sum_of_query_gradients_along_a_plain_loop(toy_pr
     problem, episodes = toy_problem(noise=0.0, draws=2), _episodes(2)
     theta, weights = problem.network.initial, {0: 1.0, 2: 3.0, 5: 4.0}
     policy = Fixed(FixedOptions(rule=rule, step_size=LR))
-    estimate = _estimate(Fomaml(FomamlOptions(query_at=weights)), problem, theta, episodes, policy)
+    estimate = _estimate(Fomaml(QueryOptions(query_at=weights)), problem, theta, episodes, policy)
 
     expected, losses = torch.zeros_like(theta), dict.fromkeys(weights, 0.0)
     for episode in episodes:
@@ -157,7 +161,7 @@ def test_reptile_is_theta_minus_where_a_plain_loop_over_all_the_images_ends(toy_
 def test_fomaml_without_inner_steps_is_the_joint_gradient(toy_problem: Any) -> None:
     problem, [episode] = toy_problem(noise=0.0), _episodes(1)
     theta = problem.network.initial
-    fomaml = _estimate(Fomaml(FomamlOptions(query_at={0: 2.0})), problem, theta, [episode])
+    fomaml = _estimate(Fomaml(QueryOptions(query_at={0: 2.0})), problem, theta, [episode])
     joint = _estimate(Joint(JointOptions(drop_condition=0.0)), problem, theta, [episode])
     assert torch.allclose(fomaml.gradient, joint.gradient, rtol=1e-6, atol=1e-8)
     assert fomaml.metrics["loss"] == pytest.approx(joint.metrics["loss"])
@@ -167,12 +171,12 @@ def test_every_query_of_an_episode_uses_the_same_noise(toy_problem: Any) -> None
     """Steps too small to move anything leave the query loss where it was, to the last bit."""
     problem = toy_problem(noise=1.0)
     still = Fixed(FixedOptions(rule="sgd", step_size=1e-30))
-    estimator = Fomaml(FomamlOptions(query_at={0: 1.0, 1: 1.0, 4: 1.0}))
+    estimator = Fomaml(QueryOptions(query_at={0: 1.0, 1: 1.0, 4: 1.0}))
     metrics = _estimate(estimator, problem, problem.network.initial, _episodes(2), still).metrics
     assert metrics["query_loss/0"] == metrics["query_loss/1"] == metrics["query_loss/4"]
 
 
-@pytest.mark.parametrize("estimator", [Fomaml(FomamlOptions(query_at={0: 1, 3: 1})), Reptile(ReptileOptions())])
+@pytest.mark.parametrize("estimator", [Fomaml(QueryOptions(query_at={0: 1, 3: 1})), Reptile(ReptileOptions())])
 def test_an_estimate_is_the_mean_over_its_episodes(toy_problem: Any, estimator: Any) -> None:
     problem, episodes = toy_problem(), _episodes(3)
     theta = problem.network.initial
@@ -185,12 +189,18 @@ def test_an_estimate_is_the_mean_over_its_episodes(toy_problem: Any, estimator: 
         assert value == pytest.approx(sum(s.metrics[name] for s in single) / 3, rel=1e-5)
 
 
+def _suited(name: str, problem: Problem) -> tuple[Problem, Policy]:
+    """A policy, and a problem, that the estimator works with."""
+    needs = REGISTRY[name].needs
+    policy = Ridge(RidgeOptions()) if needs.solver else LearnedSteps(LearnedStepsOptions(horizon=3))
+    return replace(problem, proximal=10.0 if needs.proximal else 0.0), policy
+
+
 @pytest.mark.parametrize("name", sorted(REGISTRY))
 def test_an_estimator_changes_no_input_and_one_seed_gives_one_estimate(toy_problem: Any, name: str) -> None:
-    problem, episodes = toy_problem(), _episodes(2)
+    (problem, policy), episodes = _suited(name, toy_problem()), _episodes(2)
     theta = problem.network.initial.clone()
     estimator = REGISTRY[name](REGISTRY[name].Options())
-    policy = LearnedSteps(LearnedStepsOptions(horizon=3))
     one, same = (_estimate(estimator, problem, theta, episodes, policy) for _ in range(2))
     assert torch.equal(theta, problem.network.initial)
     for episode, untouched in zip(episodes, _episodes(2), strict=True):
@@ -198,9 +208,11 @@ def test_an_estimator_changes_no_input_and_one_seed_gives_one_estimate(toy_probl
         assert torch.equal(episode.query, untouched.query)
     assert torch.equal(one.gradient, same.gradient)
     assert torch.equal(one.policy_gradient, same.policy_gradient)
+    assert one.probes == same.probes
     assert one.metrics == same.metrics
     other = _estimate(estimator, problem, theta, episodes, policy, [8, 9])
-    assert not torch.equal(one.gradient, other.gradient)
+    assert other.metrics != one.metrics
+    assert other.probes != one.probes or not torch.equal(one.gradient, other.gradient)
 
 
 @pytest.mark.parametrize("name", sorted(REGISTRY))
@@ -208,17 +220,43 @@ def test_an_estimator_changes_no_input_and_one_seed_gives_one_estimate(toy_probl
 def test_every_estimator_reports_gradients_of_the_right_size_and_finite_numbers(
     name: str, shots: int, tiny_config: Any, new_learner: Any
 ) -> None:
-    config = tiny_config(f"phases.1.estimator={name}", "phases.1.options={}", f"episode.shots={shots}")
+    needs = REGISTRY[name].needs
+    policy = ["policy={name: ridge}"] if needs.solver else [f"policy.proximal={10 * needs.proximal}"]
+    config = tiny_config(f"phases.1.estimator={name}", "phases.1.options={}", f"episode.shots={shots}", *policy)
     learner, parts = new_learner(config)
     [item, *_] = work.plan(config, 3, 0)
     result = work.run(parts, item, learner.snapshot())
-    assert result.gradient.shape == (learner.layout.size,)
-    assert result.policy_update.shape == (len(learner.state.policy),)
-    assert torch.isfinite(unpacked(result.gradient)).all()
-    assert torch.isfinite(unpacked(result.policy_update)).all()
+    gradient, update = reported(result, learner.layout.size, len(learner.state.policy))
+    assert gradient.shape == (learner.layout.size,)
+    assert update.shape == (len(learner.state.policy),)
+    assert torch.isfinite(gradient).all()
+    assert torch.isfinite(update).all()
     assert {"loss", "query_loss/0"} <= set(result.metrics)
-    policy_learns = bool(result.policy_update.any())
-    assert policy_learns == (name == "fomaml")
+    assert bool(update.any()) == (name in ("fomaml", "maml", "es", "closed-form"))
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "nesterov", "adam"])
+def test_reptile_with_an_outer_optimiser_is_that_optimiser_on_theta_minus_where_adaptation_ended(
+    optimizer: str, tiny_config: Any, new_learner: Any
+) -> None:
+    """SGD at rate 1 is Reptile's interpolation; Nesterov is DiLoCo's outer loop (Douillard et al. 2023,
+    arXiv:2311.08105)."""
+    outer = f"{{optimizer: {optimizer}, learning_rate: 0.7, clip: 1e9, warmup: 0, schedule: constant}}"
+    phase = f"{{estimator: reptile, options: {{inner_steps: 2}}, steps: 3, items: 2, tasks: 1, outer: {outer}}}"
+    config = tiny_config(f"phases=[{phase}]", "ema=0", "policy={name: fixed, options: {step_size: 1e-3}}")
+    learner, parts = new_learner(config)
+    parameter = nn.Parameter(learner.state.theta.clone())
+    outside: torch.optim.Optimizer = {
+        "sgd": lambda: torch.optim.SGD([parameter], lr=0.7),
+        "nesterov": lambda: torch.optim.SGD([parameter], lr=0.7, momentum=0.9, nesterov=True),
+        "adam": lambda: torch.optim.Adam([parameter], lr=0.7, betas=(0.9, 0.99)),
+    }[optimizer]()
+    for step in range(3):
+        results = [work.run(parts, item, learner.snapshot()) for item in work.plan(config, step, step)]
+        parameter.grad = torch.stack([unpacked(result.gradient) for result in results]).mean(0)
+        learner.step(results)
+        outside.step()
+        assert torch.allclose(learner.state.theta, parameter.detach(), rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("step", [0, 3])

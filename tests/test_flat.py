@@ -125,3 +125,34 @@ def test_loading_copies_and_rounds_to_the_compute_dtype(net: Net) -> None:
 def test_the_initial_parameters_are_the_modules_in_full_precision(net: Net) -> None:
     network = _flat(net, torch.bfloat16)
     assert torch.equal(network.initial, layout_of(net).flatten(dict(net.named_parameters())))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_call_computes_with_other_parameters_in_float32_and_leaves_the_modules_own_alone(
+    net: Net, dtype: torch.dtype
+) -> None:
+    flat = _flat(net, dtype)
+    rng = torch.Generator().manual_seed(1)
+    x, others = torch.randn(2, 2, 4, 4, generator=rng), torch.randn(flat.layout.size, generator=rng)
+    before = [parameter.clone() for parameter in flat.module.parameters()]
+    point = others.clone().requires_grad_()
+    value = flat.call(lambda module: module(x).square().sum(), point)
+    plain = _flat(net)
+    plain.load(others)
+    loss = plain.module(x).square().sum()
+    assert value.dtype == torch.float32
+    assert torch.allclose(value, loss)
+    (slope,) = torch.autograd.grad(value, point, create_graph=True)
+    assert torch.allclose(slope, plain.gradient(loss), rtol=1e-4, atol=1e-5)
+    (second,) = torch.autograd.grad(slope.square().sum(), point)
+    assert second.any()
+    assert all(torch.equal(a, b) for a, b in zip(flat.module.parameters(), before, strict=True))
+
+
+def test_a_subset_is_what_the_patterns_name(net: Net) -> None:
+    layout = layout_of(net)
+    subset = layout.subset(["conv.*", "inner.0.b*"])
+    named = {name for name, view in layout.unflatten(subset.float()).items() if view.any()}
+    assert named == {"conv.weight", "conv.bias", "inner.0.bias"}
+    assert int(subset.sum()) == sum(dict(net.named_parameters())[name].numel() for name in named)
+    assert layout.subset(["*"]).all()

@@ -61,6 +61,36 @@ def test_keystone_holds_in_bf16_and_with_work_queued_at_the_actors(
     assert_same_state(on_ray, serial)
 
 
+EVERY_ESTIMATOR = {
+    "steps": [
+        "policy={name: learned-steps, options: {horizon: 2}, adapt: ['out.*', '*.film.*'], proximal: 5}",
+        "phases=[{estimator: maml, options: {query_at: {0: 1, 3: 1}, checkpoints: sqrt}, steps: 2, items: 3, tasks: 1},"
+        " {estimator: imaml, options: {inner_steps: 2}, steps: 1, items: 3, tasks: 1},"
+        " {estimator: es, options: {query_at: {2: 1}}, steps: 2, items: 3, tasks: 2}]",
+    ],
+    "ridge": [
+        "precision=bf16",
+        "policy={name: ridge}",
+        "phases=[{estimator: closed-form, steps: 2, items: 3, tasks: 1},"
+        " {estimator: es, options: {query_at: {1: 1}}, steps: 1, items: 3, tasks: 1}]",
+    ],
+}
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_session")
+@pytest.mark.parametrize("policy", sorted(EVERY_ESTIMATOR))
+def test_keystone_holds_for_every_estimator(
+    policy: str, tiny_config: Any, run_to_end: Any, assert_same_state: Any
+) -> None:
+    """Second order, implicit, in closed form, and with directions that the learner draws again from their seeds."""
+    config = tiny_config(*EVERY_ESTIMATOR[policy])
+    serial, _ = run_to_end(config)
+    on_ray, _ = run_to_end(config, _ray(2))
+    assert_same_state(on_ray, serial)
+    assert serial.counts["accepted"] == 3 * config.steps
+
+
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_session")
 @pytest.mark.parametrize(("workers", "deaths"), [(1, 1), (2, 2)])

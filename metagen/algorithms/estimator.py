@@ -11,16 +11,35 @@ from torch import Tensor
 
 from metagen.adapt import Problem
 from metagen.policies.policy import Policy
+from metagen.records import Probe
 from metagen.tasks.episodes import Episode
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A meta-gradient ``[P]``, a policy update ``[G]`` and what was measured on the way."""
+    """A meta-gradient ``[P]``, a policy update ``[G]`` and what was measured on the way.
+
+    An estimator may give ``probes`` instead, with empty vectors: the learner makes both from them.
+    """
 
     gradient: Tensor
     policy_gradient: Tensor
     metrics: dict[str, float]
+    probes: tuple[Probe, ...] = ()
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What an estimator asks of the parts that it works with (``compatibility.py``)."""
+
+    gradient_steps: bool = False
+    """A policy that steps along gradients."""
+    second_order: bool = False
+    """A family whose gradient may be differentiated again, and a policy that may be differentiated."""
+    proximal: bool = False
+    """``policy.proximal`` above 0: an inner problem with a minimum."""
+    solver: bool = False
+    """A policy that solves for the last layer, and a family whose loss is least squares in it."""
 
 
 class Estimator(Protocol):

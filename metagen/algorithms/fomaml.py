@@ -6,43 +6,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor
 
 from metagen.adapt import Problem, adapt
-from metagen.algorithms.estimator import Estimate
-from metagen.generators.family import Condition
+from metagen.algorithms.estimator import Estimate, Needs
+from metagen.algorithms.query import Query, QueryOptions, add
 from metagen.policies.policy import Policy, Run
-from metagen.strict import Strict
 from metagen.tasks.episodes import Episode
-
-
-class FomamlOptions(Strict):
-    query_at: dict[int, float] = Field(default={0: 1.0, 5: 1.0, 10: 1.0})
-    """Weight of the query loss after so many inner steps; step 0 keeps the starting point good by itself."""
-    query_draws: int = Field(4, ge=1)
-    """Noise draws for each query image: the inner product of this gradient with each inner direction is what
-    step sizes learn from, and a few more draws make it far less noisy."""
-
-    @model_validator(mode="after")
-    def _weights(self) -> FomamlOptions:
-        if not self.query_at or any(k < 0 or w < 0 for k, w in self.query_at.items()):
-            raise ValueError("query_at: give inner steps >= 0 with weights >= 0, such as {0: 1, 5: 1}")
-        if sum(self.query_at.values()) <= 0:
-            raise ValueError("query_at: at least one weight must be above 0")
-        return self
 
 
 class Fomaml:
     """``sum_k w_k grad L_Q(phi_k)``, as if ``d phi_k / d theta`` were the identity."""
 
-    Options = FomamlOptions
+    Options = QueryOptions
+    needs = Needs(gradient_steps=True)
 
-    def __init__(self, options: FomamlOptions) -> None:
-        total = sum(options.query_at.values())
-        self.weights = {k: w / total for k, w in sorted(options.query_at.items())}
+    def __init__(self, options: QueryOptions) -> None:
+        self.weights, self.query_draws = options.weights, options.query_draws
         self.steps = max(self.weights)
-        self.query_draws = options.query_draws
 
     def estimate(
         self,
@@ -57,26 +38,17 @@ class Fomaml:
         metrics: dict[str, float] = {"loss": 0.0, "support_loss": 0.0}
         for episode, rng in zip(episodes, rngs, strict=True):
             run = Run(policy_vector, problem.network.layers, traced=True)
-            condition = Condition.of_tasks(episode.support[None])
-            images = episode.query.repeat_interleave(self.query_draws, dim=0)
-            # Every query of an episode uses the same noise: what changes along the path is phi alone.
-            noise = rng.get_state()
-            query: list[tuple[int, Tensor]] = []
+            query = Query(problem, episode, self.query_draws, rng)
+            slopes: list[tuple[int, Tensor]] = []
             for step in adapt(problem, theta, episode.support, policy, run, self.steps, rng):
                 if step.taken in self.weights:
-                    bank = torch.Generator()
-                    bank.set_state(noise)
-                    loss, slope = problem.gradient(step.parameters, condition, images, bank)
-                    query.append((step.taken, self.weights[step.taken] * slope))
-                    _add(metrics, f"query_loss/{step.taken}", loss / len(episodes))
-                    _add(metrics, "loss", self.weights[step.taken] * loss / len(episodes))
+                    loss, slope = query.gradient(step.parameters)
+                    slopes.append((step.taken, self.weights[step.taken] * slope))
+                    add(metrics, f"query_loss/{step.taken}", loss / len(episodes))
+                    add(metrics, "loss", self.weights[step.taken] * loss / len(episodes))
                 if step.taken == self.steps and self.steps:
-                    _add(metrics, "support_loss", step.support_loss / len(episodes))
-            for _, slope in query:
+                    add(metrics, "support_loss", step.support_loss / len(episodes))
+            for _, slope in slopes:
                 gradient += slope / len(episodes)
-            policy_gradient += policy.hypergradient(run, query) / len(episodes)
+            policy_gradient += policy.hypergradient(run, slopes) / len(episodes)
         return Estimate(gradient, policy_gradient, metrics)
-
-
-def _add(metrics: dict[str, float], name: str, value: float) -> None:
-    metrics[name] = metrics.get(name, 0.0) + value

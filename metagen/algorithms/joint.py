@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor
 
 from metagen.adapt import Problem
-from metagen.algorithms.estimator import Estimate
+from metagen.algorithms.estimator import Estimate, Needs
 from metagen.generators.family import Condition
 from metagen.policies.policy import Policy
 from metagen.strict import Strict
@@ -30,6 +30,7 @@ class Joint:
     """``grad_theta mean L_Q(theta)``."""
 
     Options = JointOptions
+    needs = Needs()
 
     def __init__(self, options: JointOptions) -> None:
         self.drop_condition = options.drop_condition

@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from metagen.adapt import Problem, adapt
-from metagen.algorithms.estimator import Estimate
+from metagen.algorithms.estimator import Estimate, Needs
 from metagen.policies.policy import Policy, Run
 from metagen.strict import Strict
 from metagen.tasks.episodes import Episode
@@ -26,6 +26,7 @@ class Reptile:
     """``theta - phi_K``, with phi adapted to support and query images together, given to any outer optimiser."""
 
     Options = ReptileOptions
+    needs = Needs(gradient_steps=True)
 
     def __init__(self, options: ReptileOptions) -> None:
         self.steps = options.inner_steps

@@ -43,10 +43,16 @@ class Condition:
 
 
 class Family(Protocol):
-    """One generator family. It holds no parameters: they are those of the network it builds."""
+    """One generator family. It holds no parameters: they are those of the network it builds.
+
+    A family whose gradient may not be differentiated again says why in ``first_order_only``.
+    """
 
     channels: int
     image_size: int
+    least_squares: str | None
+    """The name of the network's last layer, a convolution or linear layer with bias, if the losses are least squares
+    in it (``regression.py`` says how); may be left out."""
 
     def build(self) -> nn.Module:
         """A new network, initialised from torch's generator as it stands."""

@@ -38,6 +38,7 @@ class Flow:
     """
 
     Options = FlowOptions
+    least_squares = "out"
 
     def __init__(self, arch: ArchitectureConfig, options: FlowOptions, channels: int, image_size: int) -> None:
         arch.check_image_size(image_size)

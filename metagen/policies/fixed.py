@@ -39,8 +39,8 @@ class Fixed:
     def wants_halves(self, step: int) -> bool:
         return False
 
-    def step(self, run: Run, parameters: Tensor, gradient: Gradient, step: int) -> None:
-        parameters.sub_(self.rule(run.state, gradient.mean, step), alpha=self.step_size)
+    def step(self, run: Run, parameters: Tensor, gradient: Gradient, step: int) -> Tensor:
+        return torch.sub(parameters, self.rule(run.state, gradient.mean, step), alpha=self.step_size)
 
     def hypergradient(self, run: Run, query: Sequence[tuple[int, Tensor]]) -> Tensor:
         return torch.zeros_like(run.vector)

@@ -18,10 +18,14 @@ State = dict[str, Tensor]
 
 
 class Rule(Protocol):
-    """Gradient in, direction out; ``parameters -= step_size * direction``."""
+    """Gradient in, direction out; ``parameters -= step_size * direction``.
+
+    Rules are pure in tensors: they replace what ``state`` holds and never write into it, so that the same formula
+    is differentiable to any order (``algorithms/maml.py``) and an earlier state can be kept by keeping the dict.
+    """
 
     def __call__(self, state: State, gradient: Tensor, step: int) -> Tensor:
-        """The direction ``[P]`` of ``step`` (from 0). ``state`` starts empty and is updated in place."""
+        """The direction ``[P]`` of ``step`` (from 0). ``state`` starts empty; its entries are replaced."""
         ...
 
 
@@ -39,8 +43,8 @@ class Momentum:
         self.decay = decay
 
     def __call__(self, state: State, gradient: Tensor, step: int) -> Tensor:
-        m = state.setdefault("momentum", torch.zeros_like(gradient))
-        return m.mul_(self.decay).add_(gradient)
+        m = state["momentum"] = torch.add(gradient, _last(state, "momentum", gradient), alpha=self.decay)
+        return m
 
 
 class Adam:
@@ -50,26 +54,36 @@ class Adam:
         self.beta1, self.beta2, self.epsilon = beta1, beta2, epsilon
 
     def __call__(self, state: State, gradient: Tensor, step: int) -> Tensor:
-        m = state.setdefault("first", torch.zeros_like(gradient))
-        v = state.setdefault("second", torch.zeros_like(gradient))
-        m.lerp_(gradient, 1 - self.beta1)
-        v.mul_(self.beta2).addcmul_(gradient, gradient, value=1 - self.beta2)
+        m = state["first"] = torch.lerp(_last(state, "first", gradient), gradient, 1 - self.beta1)
+        decayed = _last(state, "second", gradient) * self.beta2
+        v = state["second"] = torch.addcmul(decayed, gradient, gradient, value=1 - self.beta2)
         correction1, correction2 = 1 - self.beta1 ** (step + 1), 1 - self.beta2 ** (step + 1)
-        root = (v / correction2).sqrt_().add_(self.epsilon)
-        return m.div(root).div_(correction1)
+        return m / ((safe_root(v) * correction2**-0.5 + self.epsilon) * correction1)
 
 
 class Sign:
-    """Sign of an interpolated momentum (Lion: Chen et al. 2023, arXiv:2302.06675)."""
+    """Sign of an interpolated momentum (Lion: Chen et al. 2023, arXiv:2302.06675). Its derivative is zero."""
 
     def __init__(self, beta1: float = 0.9, beta2: float = 0.99) -> None:
         self.beta1, self.beta2 = beta1, beta2
 
     def __call__(self, state: State, gradient: Tensor, step: int) -> Tensor:
-        m = state.setdefault("momentum", torch.zeros_like(gradient))
-        direction = torch.lerp(gradient, m, self.beta1).sign_()
-        m.lerp_(gradient, 1 - self.beta2)
-        return direction
+        m = _last(state, "momentum", gradient)
+        state["momentum"] = torch.lerp(m, gradient, 1 - self.beta2)
+        return torch.lerp(gradient, m, self.beta1).sign()
+
+
+def _last(state: State, name: str, like: Tensor) -> Tensor:
+    """What the state holds, or zeros before the first step."""
+    return state[name] if name in state else torch.zeros_like(like)
+
+
+def safe_root(x: Tensor) -> Tensor:
+    """``sqrt(x)`` for ``x >= 0`` with derivative 0 at 0, where that of the root is infinite.
+
+    For ``sqrt(g^2) = |g|`` that is the mean of the slopes on both sides.
+    """
+    return x.clamp_min(torch.finfo(x.dtype).tiny).sqrt()
 
 
 RULES: dict[str, Callable[[], Rule]] = {"sgd": SGD, "momentum": Momentum, "adam": Adam, "sign": Sign}

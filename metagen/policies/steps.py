@@ -12,7 +12,7 @@ from torch import Tensor
 
 from metagen.flat import Layout
 from metagen.policies.policy import Gradient, Run
-from metagen.policies.rules import RULES, known_rule
+from metagen.policies.rules import RULES, known_rule, safe_root
 from metagen.strict import Strict
 
 FEATURES = 2
@@ -71,14 +71,14 @@ class LearnedSteps:
     def wants_halves(self, step: int) -> bool:
         return self.options.features
 
-    def step(self, run: Run, parameters: Tensor, gradient: Gradient, step: int) -> None:
-        with torch.enable_grad():
-            sizes = self._log_sizes(run, self._features(run, gradient), step)
+    def step(self, run: Run, parameters: Tensor, gradient: Gradient, step: int) -> Tensor:
+        sizes = self._log_sizes(run, self._features(run, gradient), step)
         direction = self.rule(run.state, gradient.mean, step)
-        parameters.addcmul_(run.layers.spread(sizes.detach().exp()), direction, value=-1)
         if run.traced:
             run.log_sizes.append(sizes)
-            run.directions.append(direction.clone())
+            run.directions.append(direction)
+            sizes = sizes.detach()
+        return torch.addcmul(parameters, run.layers.spread(sizes.exp()), direction, value=-1)
 
     def hypergradient(self, run: Run, query: Sequence[tuple[int, Tensor]]) -> Tensor:
         """One pass, Jacobians of later steps dropped::
@@ -96,7 +96,7 @@ class LearnedSteps:
             slopes.append(-run.log_sizes[j].detach().exp() * run.layers.dot(total, run.directions[j]))
         slopes.reverse()
         surrogate = (torch.stack(run.log_sizes) * torch.stack(slopes)).sum()
-        (slope,) = torch.autograd.grad(surrogate, run.state["vector"])
+        (slope,) = torch.autograd.grad(surrogate, run.vector)
         return slope
 
     def describe(self, vector: Tensor, layout: Layout) -> dict[str, Tensor]:
@@ -110,10 +110,7 @@ class LearnedSteps:
         return layer, step, both.view(layers, horizon), weights.view(layers, FEATURES)
 
     def _log_sizes(self, run: Run, features: Tensor, step: int) -> Tensor:
-        vector = run.state.get("vector")
-        if vector is None:
-            vector = run.state["vector"] = run.vector.detach().clone().requires_grad_(run.traced)
-        layer, per_step, both, weights = self._parts(vector, run.layers.count)
+        layer, per_step, both, weights = self._parts(run.vector, run.layers.count)
         j = min(step, self.options.horizon - 1)
         return layer + per_step[j] + both[:, j] + (weights * features).sum(1)
 
@@ -123,8 +120,8 @@ class LearnedSteps:
         if gradient.halves is not None:
             one, other = gradient.halves
             dot = layers.dot(one, other)
-            lengths = (layers.dot(one, one) * layers.dot(other, other)).sqrt()
-            whole = (one.square().sum() * other.square().sum()).sqrt()
+            lengths = safe_root(layers.dot(one, one) * layers.dot(other, other))
+            whole = safe_root(one.square().sum() * other.square().sum())
             zeros = torch.zeros_like(dot)
             state["dot"] = MEMORY * state.get("dot", zeros) + dot
             state["lengths"] = MEMORY * state.get("lengths", zeros) + lengths
@@ -132,9 +129,8 @@ class LearnedSteps:
             state["looks"] = MEMORY * state.get("looks", zeros) + 1
         if "looks" not in state:
             return gradient.mean.new_zeros(layers.count, FEATURES)
-        tiny = torch.finfo(torch.float32).tiny
-        local = state["dot"] / state["lengths"].clamp_min(tiny)
-        overall = state["dot"].sum() / state["whole"].clamp_min(tiny)
+        local = state["dot"] / state["lengths"]  # never 0 / 0: see safe_root
+        overall = state["dot"].sum() / state["whole"]
         trust = state["looks"] / (state["looks"] + 1)  # one look is half chance: shrink it towards the mean
         standard = (torch.stack([local, overall], dim=1) - AGREEMENT_MEAN) / AGREEMENT_DEVIATION
         return trust[:, None] * standard.clamp(-3, 3)
