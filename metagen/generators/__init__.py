@@ -7,7 +7,8 @@ from typing import Any
 from metagen.generators.architecture import ArchitectureConfig
 from metagen.generators.family import Condition, Draw, Family
 from metagen.generators.flow import Flow
+from metagen.generators.gan import Gan
 
-REGISTRY: dict[str, Any] = {"flow": Flow}
+REGISTRY: dict[str, Any] = {"flow": Flow, "gan": Gan}
 
 __all__ = ["REGISTRY", "ArchitectureConfig", "Condition", "Draw", "Family"]
