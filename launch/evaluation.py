@@ -104,7 +104,7 @@ def run_evaluation(request: Request) -> None:
     rows = drawn(meta, bench, spread, adapted, SAMPLES)
     write_picture(grid(rows, titles=("shown", f"generated after {adapted} steps")), picture, "--picture")
     target = request.json_file or _home(request.checkpoint) / "evaluation.json"
-    _write_json(target, values)
+    write_json(target, values)
     _print(values, images, len(classes))
     print(f"wrote {target} and {picture} in {time.monotonic() - started:.0f} s")
 
@@ -184,7 +184,8 @@ def _joint(path: Path | None, saved: Checkpoint) -> Checkpoint | None:
     return joint
 
 
-def _write_json(target: Path, values: dict[str, Any]) -> None:
+def write_json(target: Path, values: dict[str, Any]) -> None:
+    """Write figures atomically; raises ``UserError`` if the file cannot be written."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f".{target.name}.partial")

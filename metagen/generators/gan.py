@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from metagen.generators.adversarial import pairing, wasserstein
 from metagen.generators.architecture import ArchitectureConfig
@@ -127,7 +128,12 @@ class Gan:
         dtype, critic = compute_dtype(network), network.critic
         features = [] if critic.set is None else self._scaled(critic.set)(_prepared(condition.support, dtype))
         context, score = pool(features, condition.members), self._scaled(critic)
-        return lambda images: score(_prepared(images, dtype), context).float()
+
+        def scores(images: Tensor) -> Tensor:
+            with sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivative
+                return score(_prepared(images, dtype), context).float()
+
+        return scores
 
     def _scaled(self, module: nn.Module) -> Callable[..., Any]:
         """A part of the critic, computing with ``critic_rate`` times its weights."""
