@@ -42,8 +42,8 @@ def print_description(config: RunConfig, json_file: Path | None) -> None:
         ("sampling", f"{_short(found.flops_sample)}FLOPs for one image, with its support set"),
         (
             "memory",
-            f"about {_short(found.memory)}B a task in {found.precision}: {_short(found.memory_parameters)}B parameters, "
-            f"gradients and moments, {_short(found.memory_activations)}B activations of an inner step (estimated)",
+            f"about {_short(found.memory)}B a task in {found.precision}, estimated: {_short(found.memory_parameters)}B "
+            f"parameters, gradients and moments, {_short(found.memory_activations)}B activations of an inner step",
         ),
         ("policy", f"{found.policy}, {found.policy_parameters:,} parameters"),
         ("phases", "; then ".join(found.phases)),

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from metagen.flat import FlatNetwork
-from metagen.generators.family import Condition, Family
+from metagen.generators.family import Condition, Draw, Family
 from metagen.policies.policy import Gradient, Policy, Run
+
+Of = Callable[[nn.Module, Condition, Tensor, Draw], Tensor]
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Problem:
     ) -> tuple[float, Tensor]:
         """Mean loss of ``images [B, C, H, W]`` and its gradient ``[P]`` at ``parameters [P]``."""
         self.network.load(parameters)
-        loss = self._losses(condition, images, rng).mean()
+        loss = self._taken(self.family.losses, condition, images, rng).mean()
         gradient = self.network.gradient(loss)
         return float(loss.detach()), gradient
 
@@ -35,13 +37,19 @@ class Problem:
     def loss(self, parameters: Tensor, condition: Condition, images: Tensor, rng: torch.Generator) -> Tensor:
         """The losses of ``images``, one each ``[B]``, without a gradient."""
         self.network.load(parameters)
-        return self._losses(condition, images, rng)
+        return self._taken(self.family.losses, condition, images, rng)
 
-    def _losses(self, condition: Condition, images: Tensor, rng: torch.Generator) -> Tensor:
+    @torch.no_grad()
+    def scores(self, parameters: Tensor, condition: Condition, images: Tensor, rng: torch.Generator) -> Tensor:
+        """What evaluation measures of ``images``, one each ``[B]``; lower is better (``family.metric``)."""
+        self.network.load(parameters)
+        return self._taken(self.family.scores, condition, images, rng)
+
+    def _taken(self, of: Of, condition: Condition, images: Tensor, rng: torch.Generator) -> Tensor:
         device = self.network.device
         draw = {name: value.to(device) for name, value in self.family.draw(len(images), rng).items()}
         condition = Condition(condition.support.to(device), condition.members.to(device))
-        return self.family.losses(self.network.module, condition, images.to(device), draw)
+        return of(self.network.module, condition, images.to(device), draw)
 
 
 @dataclass(frozen=True)

@@ -118,8 +118,7 @@ class RunConfig(Strict):
         if not self.phases:
             raise ValueError("phases: at least one is needed")
         try:
-            self.generator.architecture.check_image_size(self.data.image_size)
-            options_of("family", find("family", self.generator.family, generators.REGISTRY), self.generator.options)
+            self.family()
             options_of("policy", find("policy", self.policy.name, policies.REGISTRY), self.policy.options)
             for phase in self.phases:
                 estimator = find("estimator", phase.estimator, algorithms.REGISTRY)
@@ -127,6 +126,11 @@ class RunConfig(Strict):
         except UserError as error:
             raise ValueError(str(error)) from None
         return self
+
+    def family(self) -> generators.Family:
+        """The generator family, for images of the data's form; raises ``ValueError`` for what it cannot be."""
+        h, data = self.generator, self.data
+        return generators.family_of(h.family, h.architecture, h.options, data.channels, data.image_size)
 
     @property
     def steps(self) -> int:

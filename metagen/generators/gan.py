@@ -14,9 +14,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from metagen.generators.adversarial import pairing, wasserstein
 from metagen.generators.architecture import ArchitectureConfig
-from metagen.generators.family import Condition, Draw
-from metagen.generators.gan_network import Critic, Generator, Players
-from metagen.generators.network import compute_dtype, pool
+from metagen.generators.family import Condition, Draw, Family
+from metagen.generators.gan_network import Players
+from metagen.generators.network import compute_dtype, context_of, pool, prepared, wide
 from metagen.metrics.energy import energy_score
 from metagen.strict import Strict
 
@@ -42,7 +42,7 @@ class GanOptions(Strict):
     Zhao et al. 2020, arXiv:2006.10738)."""
 
 
-class Gan:
+class Gan(Family):
     """Generator ``y = G(z, S)`` and critic ``D(x, S)``, both conditioned on the support set ``S``.
 
     ``losses`` is a field, not the gradient of a loss: one backward pass gives the critic's weights the gradient of
@@ -63,9 +63,7 @@ class Gan:
         self.channels, self.image_size = channels, image_size
 
     def build(self) -> nn.Module:
-        players = Players(
-            Generator(self.arch, self.channels, self.image_size, self.options.latent), Critic(self.arch, self.channels)
-        )
+        players = Players(self.arch, self.channels, self.image_size, self.options.latent)
         # The critic computes with ``critic_rate`` times what is stored (as in Karras et al. 2019's mapping network,
         # arXiv:1812.04948, appendix C): a step of given size moves it that many times as far.
         with torch.no_grad():
@@ -118,20 +116,19 @@ class Gan:
 
     def _generated(self, network: Players, condition: Condition, latent: Tensor) -> Tensor:
         """Images ``[B, S, C, H, W]`` of latents ``[B, S, Z]``."""
-        generator, dtype = network.generator, compute_dtype(network)
-        context = pool(generator.encode(_prepared(condition.support, dtype)), condition.members)
-        made: Tensor = generator(latent.flatten(0, 1).to(dtype), context)
-        return made.float().unflatten(0, latent.shape[:2])
+        context = context_of(network.generator, condition)
+        made = network.generator(latent.flatten(0, 1).to(compute_dtype(network)), context)
+        return wide(made).unflatten(0, latent.shape[:2])
 
     def _scores(self, network: Players, condition: Condition) -> Callable[[Tensor], Tensor]:
         """The critic as a function of images alone."""
-        dtype, critic = compute_dtype(network), network.critic
-        features = [] if critic.set is None else self._scaled(critic.set)(_prepared(condition.support, dtype))
+        critic = network.critic
+        features = [] if critic.set is None else self._scaled(critic.set)(prepared(critic, condition.support))
         context, score = pool(features, condition.members), self._scaled(critic)
 
         def scores(images: Tensor) -> Tensor:
             with sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivative
-                return score(_prepared(images, dtype), context).float()
+                return wide(score(prepared(critic, images), context))
 
         return scores
 
@@ -142,10 +139,6 @@ class Gan:
             return module
         weights = {name: rate * value for name, value in module.named_parameters()}
         return lambda *arguments: functional_call(module, weights, arguments)
-
-
-def _prepared(images: Tensor, dtype: torch.dtype) -> Tensor:
-    return images.to(dtype).contiguous(memory_format=torch.channels_last)
 
 
 def _shifted(images: Tensor, shift: Tensor) -> Tensor:

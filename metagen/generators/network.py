@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metagen.generators.architecture import ArchitectureConfig
+from metagen.generators.family import Condition
 
 Features = list[Tensor]
 """Set features: one map a level ``[N, width, h, w]``, then one vector ``[N, E]``."""
@@ -173,6 +174,16 @@ def compute_dtype(network: nn.Module) -> torch.dtype:
     return next(network.parameters()).dtype
 
 
+def prepared(network: nn.Module, images: Tensor) -> Tensor:
+    """``images [B, C, H, W]`` as a network reads them: in its dtype, channels last."""
+    return images.to(compute_dtype(network)).contiguous(memory_format=torch.channels_last)
+
+
+def wide(values: Tensor) -> Tensor:
+    """What a network gave, with the digits that a loss needs: float32 at least."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
 def time_features(time: Tensor, size: int) -> Tensor:
     """Sinusoidal features of a time in [0, 1]: ``[B] -> [B, size]``."""
     frequencies = torch.exp(torch.linspace(0.0, math.log(200.0), size // 2, device=time.device))
@@ -180,7 +191,17 @@ def time_features(time: Tensor, size: int) -> Tensor:
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
-class SetConditionedUNet(nn.Module):
+class SetConditioned(nn.Module):
+    """A network that a support set can be shown to, through the set encoder ``set`` if it has one."""
+
+    set: SetEncoder | None
+
+    def encode(self, images: Tensor) -> Features:
+        """Features of each support image ``[N, C, H, W]``: a map a level, then a vector."""
+        return [] if self.set is None else self.set(images)
+
+
+class SetConditionedUNet(SetConditioned):
     """The network of every image-to-image family: noise-level and set-conditioned encoder-decoder."""
 
     def __init__(self, arch: ArchitectureConfig, channels: int, image_size: int) -> None:
@@ -205,10 +226,6 @@ class SetConditionedUNet(nn.Module):
             self.hints_up = nn.ModuleList(conv(2 * self.set.widths[i], widths[i], 1) for i in levels[:-1])
         self.norm = norm(arch.normalisation, widths[0])
         self.out = conv(widths[0], channels * arch.patch**2, 3, zero=True)
-
-    def encode(self, images: Tensor) -> Features:
-        """Features of each support image ``[N, C, H, W]``: a map a level, then a vector."""
-        return [] if self.set is None else self.set(images)
 
     def forward(self, x: Tensor, time: Tensor, context: Features) -> Tensor:
         """``x [B, C, H, W]``, ``time [B]`` in [0, 1], ``context`` of ``T`` groups -> ``[B, C, H, W]``."""
@@ -262,3 +279,9 @@ def pool(features: Features, members: Tensor) -> Features:
             mean = mean.contiguous(memory_format=torch.channels_last)
         pooled.append(mean)
     return pooled
+
+
+def context_of(network: nn.Module, condition: Condition) -> Features:
+    """What each group of ``condition`` tells a set-conditioned network: pooled features ``[T, ...]``."""
+    assert isinstance(network, SetConditioned)
+    return pool(network.encode(prepared(network, condition.support)), condition.members)

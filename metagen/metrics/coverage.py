@@ -31,7 +31,7 @@ def coverage(generated: Tensor, real: Tensor, neighbours: int = 5) -> float:
 
 
 def perfect_coverage(generated: int, real: int, neighbours: int = 5) -> float:
-    """Expected coverage of ``generated`` images drawn from the very distribution of the ``real`` ones (ibid., lemma 2)::
+    """Expected coverage where the ``generated`` images are of the very distribution of the ``real`` ones (lemma 2)::
 
         1 - prod_{i=1..k} (N - i) / (M + N - i)
 

@@ -17,7 +17,7 @@ def pyramid(images: Tensor) -> Tensor:
     different images apart; the coarser ones make near misses cheaper than far ones, which pixels alone do not
     (Laplacian and Gaussian pyramids as perceptual losses: Bojanowski et al. 2018, arXiv:1707.05776).
     """
-    levels = [images.float()]
+    levels = [images]
     while len(levels) < LEVELS and min(levels[-1].shape[-2:]) > 1:
         levels.append(F.avg_pool2d(levels[-1], 2))
     return torch.cat([level.flatten(1) / (len(levels) * level[0].numel()) ** 0.5 for level in levels], dim=1)

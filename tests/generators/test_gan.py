@@ -98,42 +98,38 @@ def test_one_backward_gives_each_player_the_gradient_of_its_own_loss(loss: str, 
     module, (condition, images) = network.module.double(), _batch()
     condition, images = Condition(condition.support.double(), condition.members.double()), images.double()
     draw = {name: v.double() if v.is_floating_point() else v for name, v in gan.draw(4, torch_generator(0)).items()}
-    # Float64 all through: the family's casts to float32 would hide the last digits.
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Tensor, "float", Tensor.double)
-        field = torch.autograd.grad(gan.losses(module, condition, images, draw).mean(), list(module.parameters()))
+    field = torch.autograd.grad(gan.losses(module, condition, images, draw).mean(), list(module.parameters()))
+    field = torch.autograd.grad(gan.losses(module, condition, images, draw).mean(), list(module.parameters()))
 
-        generator, critic = module.generator, module.critic
-        originals = [p.detach().clone() for p in critic.parameters()]
-        with torch.no_grad():
-            for p in critic.parameters():
-                p.mul_(rate)
-        context = pool(generator.encode(condition.support), condition.members)
-        made = generator(draw["latent"][:, :2].flatten(0, 1), context).unflatten(0, (4, 2))
-        judged = pool(critic.set(condition.support), condition.members)
+    generator, critic = module.generator, module.critic
+    with torch.no_grad():
+        for p in critic.parameters():
+            p.mul_(rate)
+    context = pool(generator.encode(condition.support), condition.members)
+    made = generator(draw["latent"][:, :2].flatten(0, 1), context).unflatten(0, (4, 2))
+    judged = pool(critic.set(condition.support), condition.members)
 
-        def moved(x: Tensor) -> Tensor:
-            pad = F.pad(x, (2,) * 4, value=-1.0)
-            return torch.stack(
-                [p[:, 2 - r : 18 - r, 2 - c : 18 - c] for p, (r, c) in zip(pad, draw["shift"].tolist(), strict=True)]
-            )
-
-        x, y = moved(images), moved(made[:, 0])
-        if loss == "pairing":
-            against, pull = (
-                pairing(lambda u: critic(u, judged), x, y, 2.0)[0],
-                F.softplus(critic(x, judged) - critic(y, judged)),
-            )
-        else:
-            against = wasserstein(lambda u: critic(u, judged), x, y, draw["mix"], 2.0)[0]
-            pull = -critic(y, judged)
-        own = torch.autograd.grad(
-            (pull + 0.3 * energy_score(images, made)).mean(), list(generator.parameters()), retain_graph=True
+    def moved(x: Tensor) -> Tensor:
+        pad = F.pad(x, (2,) * 4, value=-1.0)
+        return torch.stack(
+            [p[:, 2 - r : 18 - r, 2 - c : 18 - c] for p, (r, c) in zip(pad, draw["shift"].tolist(), strict=True)]
         )
-        other = torch.autograd.grad(against.mean(), list(critic.parameters()))
+
+    x, y = moved(images), moved(made[:, 0])
+    if loss == "pairing":
+        against, pull = (
+            pairing(lambda u: critic(u, judged), x, y, 2.0)[0],
+            F.softplus(critic(x, judged) - critic(y, judged)),
+        )
+    else:
+        against = wasserstein(lambda u: critic(u, judged), x, y, draw["mix"], 2.0)[0]
+        pull = -critic(y, judged)
+    own = torch.autograd.grad(
+        (pull + 0.3 * energy_score(images, made)).mean(), list(generator.parameters()), retain_graph=True
+    )
+    other = torch.autograd.grad(against.mean(), list(critic.parameters()))
     for found, expected in zip(field, [*own, *(rate * slope for slope in other)], strict=True):
         assert torch.allclose(found, expected, rtol=1e-9, atol=1e-12)
-    assert len(originals) == len(other)
 
 
 @pytest.mark.parametrize("loss", ["pairing", "wasserstein"])
@@ -218,8 +214,7 @@ def test_every_choice_builds_and_every_parameter_of_both_players_learns(arch: di
     gradient = network.gradient(gan.losses(network.module, condition, images, draw).mean())
     assert torch.isfinite(gradient).all()
     silent = [name for name, part in network.layout.unflatten(gradient).items() if not part.any()]
-    # Differences of scores, and slopes in the images, know nothing of what is added to every score.
-    assert set(silent) <= {"critic.out.bias"}, "parameters that the loss does not depend on"
+    assert not silent, "parameters that the loss does not depend on"
     made = gan.sample(network.module, condition, 3, torch_generator("sample"))
     assert made.shape == (TASKS, 3, 1, 16, 16)
     assert made.abs().max() <= 1
