@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from metagen.config import RunConfig
 from metagen.generators import Condition, Family
@@ -132,12 +133,12 @@ def _counting(network: nn.Module) -> Iterator[_Count]:
         starts: list[int] = []
 
         def enter(module: nn.Module, arguments: Any) -> None:
-            starts.append(counter.get_total_flops())
+            starts.append(counter.total)
             children.append(0)
 
         def leave(name: str) -> Any:
             def hook(module: nn.Module, arguments: Any, output: Any) -> None:
-                whole = counter.get_total_flops() - starts.pop()
+                whole = counter.total - starts.pop()
                 count.flops[name] = count.flops.get(name, 0) + whole - children.pop()
                 children[-1] += whole
                 if isinstance(output, Tensor):
@@ -162,13 +163,26 @@ def _losses_counted(family: Family, network: nn.Module, support: Tensor, count: 
 def _sample_flops(family: Family, network: nn.Module, support: Tensor) -> int:
     with _flops() as counter:
         family.sample(network, Condition.of_tasks(support[None]), 1, torch_generator("describe"))
-    return counter.get_total_flops()
+    return counter.total
+
+
+class _Counter(TorchDispatchMode):
+    """PyTorch's formulas without its tracker of modules, which a family that takes gradients cannot run under."""
+
+    total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        formula = flop_registry.get(func._overloadpacket)
+        if formula is not None:
+            self.total += formula(*args, **(kwargs or {}), out_val=out)
+        return out
 
 
 @contextmanager
-def _flops() -> Iterator[FlopCounterMode]:
-    # The counter does not know the CPU's fused attention; as two matrix products it does.
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+def _flops() -> Iterator[_Counter]:
+    # There is no formula for the CPU's fused attention; as two matrix products there is.
+    with sdpa_kernel(SDPBackend.MATH), _Counter() as counter:
         yield counter
 
 
