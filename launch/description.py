@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -20,18 +21,24 @@ def print_description(config: RunConfig, json_file: Path | None) -> None:
     found = describe.describe(config)
     console = Console(highlight=False, markup=False, emoji=False)
     channels, height, width = found.image
-    table = Table(title=f"{found.name}: {found.family}, images {channels}x{height}x{width}", title_justify="left")
+    table = Table(
+        title=f"{found.name}: {found.family}, images {channels}x{height}x{width}",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
     table.add_column("layer", overflow="fold")
     table.add_column("kind")
-    for title in ("output", "parameters", "FLOPs an image", "FLOPs a set"):
-        table.add_column(title, justify="right")
+    for title in ("output", "parameters", "FLOPs\nan image", "FLOPs\na set"):
+        table.add_column(title, justify="right", no_wrap=True)
     for layer in found.layers:
         shape = "" if layer.shape is None else "x".join(map(str, layer.shape))
-        counts = (layer.parameters, layer.flops_image, layer.flops_set)
-        table.add_row(layer.name, layer.kind, shape, *(f"{count:,}" if count else "" for count in counts))
+        row = (_some(layer.parameters), *(_short(f) if f else "" for f in (layer.flops_image, layer.flops_set)))
+        table.add_row(layer.name, layer.kind, shape, *row)
     table.add_section()
-    totals = (found.parameters, found.flops_image, found.flops_set)
-    table.add_row("total", "", "", *(f"{count:,}" for count in totals), style="bold")
+    totals = _some(found.parameters), _short(found.flops_image), _short(found.flops_set)
+    table.add_row("total", "", "", *totals, style="bold")
     console.print(table)
     for name, text in (
         (
@@ -52,6 +59,10 @@ def print_description(config: RunConfig, json_file: Path | None) -> None:
     if json_file is not None:
         write_json(json_file, {**asdict(found), "memory": found.memory})
         console.print(f"wrote {json_file}", soft_wrap=True)
+
+
+def _some(count: int) -> str:
+    return f"{count:,}" if count else ""
 
 
 def _short(count: int) -> str:

@@ -32,6 +32,9 @@ class GanOptions(Strict):
     penalty: float = Field(0.5, ge=0)
     """Weight of the gradient penalties: ``gamma`` of R3GAN, ``lambda`` of WGAN-GP (10 in its paper)."""
     latent: int = Field(64, ge=1, le=4096)
+    temperature: float = Field(1.0, gt=0, le=2)
+    """Scale of the latents that ``sample`` draws: below 1, variety is traded for likeness (Brock et al. 2019,
+    arXiv:1809.11096, section 3.1). Losses and scores draw at 1."""
     critic_rate: float = Field(1.0, gt=0)
     """How many times as far a step moves the critic as the generator, under every rule whose steps have a size of
     their own (adam, sign, muon), in the inner loop and in the outer one."""
@@ -111,7 +114,7 @@ class Gan(Family):
         """One pass of the generator."""
         assert isinstance(network, Players)
         groups = len(condition.members)
-        latent = torch.randn(groups, count, self.options.latent, generator=rng)
+        latent = self.options.temperature * torch.randn(groups, count, self.options.latent, generator=rng)
         return self._generated(network, condition, latent.to(condition.support.device))
 
     def _generated(self, network: Players, condition: Condition, latent: Tensor) -> Tensor:
