@@ -151,7 +151,8 @@ class Autoencoder(SetConditioned):
         if self.set is None:
             zeros = torch.zeros(count, self.latent, device=next(self.parameters()).device)
             return Normal(zeros, zeros)
-        seen = [context[-1], *(self.narrow(m).flatten(1) for m in context[-2:-1])]
+        coarse = [self.narrow(maps).flatten(1) for maps in context[-2:-1]]  # the coarsest, if there are maps at all
+        seen = [context[-1], *coarse]
         both = self.prior2(self.act(self.prior1(self.act(torch.cat(seen, dim=1)))))
         return _normal(both.repeat_interleave(count // len(both), dim=0))
 

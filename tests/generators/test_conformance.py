@@ -13,7 +13,7 @@ from metagen.adapt import adapt
 from metagen.checkpoint import load_checkpoint, save_checkpoint
 from metagen.errors import UserError
 from metagen.evaluate import Bench, choose_classes, method_of
-from metagen.generators import REGISTRY, ArchitectureConfig, Condition
+from metagen.generators import REGISTRY, ArchitectureConfig, Condition, Family
 from metagen.policies import Run
 from metagen.policies.fixed import Fixed, FixedOptions
 from metagen.seeding import torch_generator
@@ -101,6 +101,13 @@ def test_the_metric_says_what_scores_are(family: str, case: Any) -> None:
     metric = case(family).problem.family.metric
     assert metric == metric.strip() != ""
     assert "\n" not in metric
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_family_that_does_not_say_otherwise_is_measured_by_its_losses(family: str, case: Any) -> None:
+    here = case(family)
+    measured_alike = getattr(type(here.problem.family), "scores", None) is Family.scores
+    assert torch.equal(here.scores(), here.losses()) == measured_alike
 
 
 @pytest.mark.parametrize("family", FAMILIES)
