@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from metagen.generators.architecture import ArchitectureConfig
 from metagen.generators.family import Condition, Draw, Family
-from metagen.generators.halves import Decoder, Encoder
+from metagen.generators.halves import CHANNELS, Decoder, Encoder, coarsest
 from metagen.generators.logistic import log_probability
 from metagen.generators.network import (
     ACTIVATIONS,
@@ -21,6 +21,7 @@ from metagen.generators.network import (
     SetEncoder,
     compute_dtype,
     context_of,
+    conv,
     prepared,
     wide,
 )
@@ -137,7 +138,11 @@ class Autoencoder(SetConditioned):
         self.act, self.latent = ACTIVATIONS[arch.activation], latent
         self.set = SetEncoder(channels, arch) if arch.set_conditioning != "none" else None
         if self.set is not None:
-            self.prior1, self.prior2 = nn.Linear(arch.embedding, arch.embedding), nn.Linear(arch.embedding, 2 * latent)
+            features = arch.embedding
+            if self.set.spatial:  # where strokes lie is in the maps alone
+                self.narrow = conv(2 * self.set.widths[-1], CHANNELS, 1)
+                features += CHANNELS * coarsest(arch, image_size) ** 2
+            self.prior1, self.prior2 = nn.Linear(features, arch.embedding), nn.Linear(arch.embedding, 2 * latent)
         self.encoder = Encoder(arch, self.set, channels, image_size, 2 * latent)
         self.decoder = Decoder(arch, self.set, 2 * channels, image_size, latent)
 
@@ -146,7 +151,9 @@ class Autoencoder(SetConditioned):
         if self.set is None:
             zeros = torch.zeros(count, self.latent, device=next(self.parameters()).device)
             return Normal(zeros, zeros)
-        both = self.prior2(self.act(self.prior1(self.act(context[-1]))))
+        coarse = [self.narrow(maps).flatten(1) for maps in context[-2:-1]]  # the coarsest, if there are maps at all
+        seen = [context[-1], *coarse]
+        both = self.prior2(self.act(self.prior1(self.act(torch.cat(seen, dim=1)))))
         return _normal(both.repeat_interleave(count // len(both), dim=0))
 
     def posterior(self, images: Tensor, context: Features) -> Normal:
