@@ -169,7 +169,9 @@ def _sample_flops(family: Family, network: nn.Module, support: Tensor) -> int:
 class _Counter(TorchDispatchMode):
     """PyTorch's formulas without its tracker of modules, which a family that takes gradients cannot run under."""
 
-    total = 0
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))

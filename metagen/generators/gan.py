@@ -29,7 +29,7 @@ class GanOptions(Strict):
 
     loss: Literal["pairing", "wasserstein"] = "pairing"
     """Relativistic pairing with R1 and R2 (R3GAN), or WGAN-GP."""
-    penalty: float = Field(0.5, ge=0)
+    penalty: float = Field(2.0, ge=0)
     """Weight of the gradient penalties: ``gamma`` of R3GAN, ``lambda`` of WGAN-GP (10 in its paper)."""
     latent: int = Field(64, ge=1, le=4096)
     temperature: float = Field(1.0, gt=0, le=2)
@@ -38,7 +38,7 @@ class GanOptions(Strict):
     critic_rate: float = Field(1.0, gt=0)
     """How many times as far a step moves the critic as the generator, under every rule whose steps have a size of
     their own (adam, sign, muon), in the inner loop and in the outer one."""
-    energy: float = Field(1.0, ge=0)
+    energy: float = Field(10.0, ge=0)
     """Weight of the energy score in the generator's loss: 0 leaves all to the critic."""
     translate: int = Field(0, ge=0, le=64)
     """Largest random shift, in pixels, of real and generated images alike before the critic sees them (DiffAugment,
@@ -58,7 +58,7 @@ class Gan(Family):
 
     Options = GanOptions
     first_order_only = "its gradient is the field of two players, not the gradient of one loss"
-    metric = "energy score (rms of pixels)"
+    metric = f"energy score of {SCORED} images (rms of pixels in [-1, 1])"
 
     def __init__(self, arch: ArchitectureConfig, options: GanOptions, channels: int, image_size: int) -> None:
         arch.check_image_size(image_size)
