@@ -170,7 +170,7 @@ class _Counter(TorchDispatchMode):
     """PyTorch's formulas without its tracker of modules, which a family that takes gradients cannot run under."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         self.total = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
