@@ -47,6 +47,7 @@ ROOT = Path(__file__).parent.parent
 STEPS = (0, 5, 10, 20, 50, 100, 200)
 STEP_SIZES = (3e-5, 2e-4, 1e-3)
 SAMPLES, SHOWN, ROWS, TUNING = 30, 6, 3, 2
+SHOWN_AT = (0, 20, 200)
 NEIGHBOURS = 3
 STARTS = ("meta", "scratch")
 
@@ -140,16 +141,16 @@ def picture(saved: Checkpoint, found: dict[str, Any], seed: int, target: Path) -
     """Samples of some classes at the start, on the way and at the end, of both networks."""
     images, shots = tasks.load(saved.config.data), saved.config.episode.shots
     bench = Bench(images, tuple(images.classes.index(name) for name in found["classes"][:ROWS]), shots, seed)
-    shown_at, rows = (0, 20, 200), []
+    rows = []
     for episode in episodes(bench):
         for name in STARTS:
             method = start_of(name, saved).with_adam(found[name]["step_size"])
-            at = dict(along(method, episode, shown_at, seed))
+            at = dict(along(method, episode, SHOWN_AT, seed))
             rows.append(
-                (f"{name}: {episode.class_name}", episode.support, torch.cat([at[k][:SHOWN] for k in shown_at]))
+                (f"{name}: {episode.class_name}", episode.support, torch.cat([at[k][:SHOWN] for k in SHOWN_AT]))
             )
     target.parent.mkdir(parents=True, exist_ok=True)
-    titles = ("shown", f"generated after {', '.join(map(str, shown_at[:-1]))} and {shown_at[-1]} steps, {SHOWN} each")
+    titles = ("shown", f"generated after {', '.join(map(str, SHOWN_AT[:-1]))} and {SHOWN_AT[-1]} steps, {SHOWN} each")
     grid(rows, titles=titles, scale=2).save(target)
 
 
@@ -189,7 +190,7 @@ def main() -> None:
             "inner_steps": list(STEPS),
             "samples": SAMPLES,
             "neighbours": NEIGHBOURS,
-            "perfect_coverage": found[0]["perfect_coverage"],
+            "perfect_coverage": float(np.mean([f["perfect_coverage"] for f in found])),
             "step_sizes": {name: [f[name]["step_size"] for f in found] for name in STARTS},
             "classes": [f["classes"] for f in found],
             "figures": summary(found),
