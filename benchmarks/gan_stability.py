@@ -170,6 +170,7 @@ def main() -> None:
         final = run / "checkpoints" / "final"
         if not final.exists():
             new = [options.preset, "--run-dir", str(run), "--seed", str(seed)]
+            new += ["--set", "generator.options.temperature=1.0"]  # samples as the losses draw them
             new += ["--steps", str(options.steps)] if options.steps else []
             command = ["resume", str(run)] if run.exists() else ["train", *new]
             subprocess.run(["metagen", *command, "--pool", options.pool], check=True)
