@@ -101,7 +101,7 @@ def second_order() -> str:
         cells = (f"{found[k, name]['seconds']:.1f} s, {found[k, name]['peak_mb']:.0f} MB" for name in names)
         lines.append(f"| {k} | {' | '.join(cells)} |")
     return (
-        "Time and peak memory of the meta-gradient of one episode of the quickstart, in float32 on one thread "
+        "Processor time and peak memory of the meta-gradient of one episode of the quickstart, in float32, one thread "
         "(`benchmarks/results/second_order.json`):\n\n" + "\n".join(lines) + "\n"
     )
 

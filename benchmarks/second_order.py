@@ -3,7 +3,8 @@
     python benchmarks/second_order.py [--preset quickstart] [--steps 1 2 3 5 7 10 15 20]
 
 One episode on the preset's network and policy, in float32 on one thread, each measurement in a process of its own:
-its peak is the resident memory beyond what the process had when everything was built. First-order MAML is there to
+its peak is the resident memory beyond what the process had when everything was built, its time that of the processor:
+what else runs on the machine is not counted. First-order MAML is there to
 compare with. Writes results/second_order.json.
 """
 
@@ -41,7 +42,7 @@ METHODS: dict[str, dict[str, str] | None] = {
 
 
 def measure(preset: str, method: str, steps: int, repeats: int, vector: Path) -> dict[str, Any]:
-    """Seconds and peak MB of one episode's meta-gradient, which is written to ``vector``."""
+    """Processor seconds and peak MB of one episode's meta-gradient, which is written to ``vector``."""
     one_thread()
     config = load_config(preset, ["precision=fp32"], None, None)
     parts = work.build(config, tasks.load(config.data))
@@ -56,11 +57,11 @@ def measure(preset: str, method: str, steps: int, repeats: int, vector: Path) ->
     episode = sample_episode(parts.images, index, config.episode.shots, config.episode.queries, rng)
     before, seconds = resident(), []
     for _ in range(1 + repeats):
-        start = time.perf_counter()
+        start = time.process_time()
         found = estimator.estimate(
             parts.problem, theta, parts.policy, policy, [episode], [torch_generator("second order", "noise")]
         )
-        seconds.append(time.perf_counter() - start)
+        seconds.append(time.process_time() - start)
     torch.save(torch.cat([found.gradient, found.policy_gradient]), vector)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before
     return {"seconds": statistics.median(seconds[1:]), "each": seconds[1:], "peak_mb": peak}
