@@ -16,6 +16,7 @@ COMMANDS = {
     "evaluate": ("launch.evaluate:evaluate", "Measure a checkpoint on classes it has never seen."),
     "adapt": ("launch.adapt:adapt", "Adapt to a handful of your images and make more of them."),
     "sample": ("launch.adapt:sample", "Draw what a checkpoint makes of classes of its data set."),
+    "cluster": ("launch.clusters:cluster", "Start, watch and stop a Ray cluster anywhere."),
     "tasks": ("launch.tasks:tasks", "List and show the image sets that tasks are drawn from."),
 }
 
@@ -54,9 +55,9 @@ def metagen() -> None:
 def main() -> None:
     """Run the command line; a mistake in the input is one line on stderr and exit code 2."""
     try:
-        metagen(standalone_mode=False)
-    except click.exceptions.Exit as done:
-        sys.exit(done.exit_code)
+        # Without standalone mode click gives the code of an Exit back instead of raising it.
+        if code := metagen(standalone_mode=False):
+            sys.exit(code)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
