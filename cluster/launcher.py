@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
+import re
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from metagen.errors import UserError
 
+COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 RAY = (sys.executable, "-m", "ray.scripts.scripts")
 
 
@@ -40,34 +43,35 @@ def complaint(config: Mapping[str, Any]) -> str | None:
     return None
 
 
-def environment(provider: str) -> dict[str, str]:
+def environment(provider: str, home: Path) -> dict[str, str]:
     """What ``ray up`` and ``ray down`` run with: no telemetry, and for one's own machines the autoscaler that starts
-    their workers, which version 2 does not."""
-    added = {"RAY_USAGE_STATS_ENABLED": "0", "PYTHONUNBUFFERED": "1"}
+    their workers, which version 2 does not. What they remember lies in ``home``, not in a /tmp that others can write.
+    """
+    folder = home / "tmp"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    added = {"RAY_USAGE_STATS_ENABLED": "0", "PYTHONUNBUFFERED": "1", "TMPDIR": str(folder), "RAY_TMPDIR": str(folder)}
     return {**os.environ, **added, **({"RAY_UP_enable_autoscaler_v2": "0"} if provider == "local" else {})}
 
 
-def run(
-    arguments: list[str], provider: str, log: Path, heard: Callable[[str], None] = lambda line: None
+def _run(
+    command: Sequence[str], provider: str, home: Path, log: Path, heard: Callable[[str], None] = lambda line: None
 ) -> tuple[int, list[str]]:
-    """Run ``ray ARGUMENTS``, its output into ``log`` and line by line to ``heard``; gives the exit code and the lines.
-
-    Ctrl-C ends it: it runs in this process's group.
-    """
+    """Run a command, its output into ``log`` and line by line to ``heard``; gives the exit code and the lines."""
     lines: list[str] = []
     with log.open("a") as file:
         process = subprocess.Popen(
-            [*RAY, *arguments],
+            command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
-            env=environment(provider),
+            env=environment(provider, home),
         )
         assert process.stdout is not None
         try:
             for line in process.stdout:
+                line = COLOURS.sub("", line)
                 file.write(line)
                 file.flush()
                 lines.append(line.rstrip())
@@ -79,19 +83,33 @@ def run(
             raise
 
 
-def up(file: Path, provider: str, log: Path, heard: Callable[[str], None]) -> tuple[int, list[str]]:
+def up(file: Path, provider: str, home: Path, log: Path, heard: Callable[[str], None]) -> tuple[int, list[str]]:
     """``ray up``: create the head and set it up; it then starts the workers by itself."""
-    return run(["up", str(file), "--yes", "--no-config-cache"], provider, log, heard)
+    return _run([*RAY, "up", str(file), "--yes", "--no-config-cache"], provider, home, log, heard)
 
 
-def down(file: Path, provider: str, log: Path) -> tuple[int, list[str]]:
+def down(file: Path, provider: str, home: Path, log: Path) -> tuple[int, list[str]]:
     """``ray down``: stop Ray on the head and release every node."""
-    return run(["down", str(file), "--yes"], provider, log)
+    return _run([*RAY, "down", str(file), "--yes"], provider, home, log)
 
 
-def head_address(file: Path, provider: str, log: Path) -> str:
-    """Where the head can be reached from here; raises ``UserError`` if there is none."""
-    code, lines = run(["get-head-ip", str(file)], provider, log)
+ACCESS = """
+import json, sys, yaml
+from ray.autoscaler._private import commands
+config = commands._bootstrap_config(yaml.safe_load(open(sys.argv[1]).read()))
+provider = commands._get_node_provider(config["provider"], config["cluster_name"])
+node = commands._get_running_head_node(config, sys.argv[1], None)
+auth = config["auth"]
+print(json.dumps({"address": provider.external_ip(node), "user": auth["ssh_user"], "key": auth["ssh_private_key"]}))
+"""
+"""Asks Ray's launcher for the head of a cloud and the key that it made; in a process, for what it prints on the way."""
+
+
+def access(file: Path, home: Path) -> dict[str, str]:
+    """Address, user and key of a cloud's head; raises ``UserError`` if none is running."""
+    log = home / "access.log"
+    code, lines = _run([sys.executable, "-c", ACCESS, str(file)], "cloud", home, log)
     if code:
         raise UserError(f"{file}: no head is running: start it with 'metagen cluster up {file}' (see {log})")
-    return lines[-1].strip()
+    found: dict[str, str] = json.loads(lines[-1])
+    return found

@@ -17,6 +17,10 @@ COMMANDS = {
     "adapt": ("launch.adapt:adapt", "Adapt to a handful of your images and make more of them."),
     "sample": ("launch.adapt:sample", "Draw what a checkpoint makes of classes of its data set."),
     "cluster": ("launch.clusters:cluster", "Start, watch and stop a Ray cluster anywhere."),
+    "submit": ("launch.submit:submit", "Train on a cluster."),
+    "jobs": ("launch.submit:jobs", "List, follow and stop the jobs of a cluster."),
+    "fetch": ("launch.submit:fetch", "Bring a run home from a cluster."),
+    "tensorboard": ("launch.submit:tensorboard", "TensorBoard of a run on a cluster."),
     "tasks": ("launch.tasks:tasks", "List and show the image sets that tasks are drawn from."),
 }
 
@@ -53,10 +57,15 @@ def metagen() -> None:
 
 
 def main() -> None:
-    """Run the command line; a mistake in the input is one line on stderr and exit code 2."""
+    """Run the command line."""
+    run_command(metagen)
+
+
+def run_command(command: click.Command) -> None:
+    """Run a command; a mistake in the input is one line on stderr and exit code 2."""
     try:
         # Without standalone mode click gives the code of an Exit back instead of raising it.
-        if code := metagen(standalone_mode=False):
+        if code := command(standalone_mode=False):
             sys.exit(code)
     except click.ClickException as error:
         error.show()

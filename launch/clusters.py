@@ -94,3 +94,91 @@ def validate(file: Path) -> None:
     if found:
         raise click.exceptions.Exit(2)
     click.echo(f"{file}: good")
+
+
+@cluster.command()
+@file_argument
+@click.option("--timeout", type=click.FloatRange(min=1), default=900, show_default=True, help="Seconds for workers.")
+@click.option("--keep", is_flag=True, help="Leave a cluster that did not come up, to look at it.")
+def up(file: Path, timeout: float, keep: bool) -> None:
+    """Start a cluster and wait until its workers have joined.
+
+    What a failed start leaves is stopped again.
+
+    \b
+    Example:
+      metagen cluster up cluster.yaml
+    """
+    from launch.cluster_run import up
+
+    up(file, timeout, keep)
+
+
+@cluster.command()
+@file_argument
+def status(file: Path) -> None:
+    """Nodes, jobs and cost of a running cluster.
+
+    \b
+    Example:
+      metagen cluster status cluster.yaml
+    """
+    from launch.cluster_run import status
+
+    status(file)
+
+
+@cluster.command()
+@file_argument
+@click.argument("command", nargs=-1)
+def ssh(file: Path, command: tuple[str, ...]) -> None:
+    """A shell on the head, or one command there.
+
+    \b
+    Example:
+      metagen cluster ssh cluster.yaml -- nvidia-smi
+    """
+    import shlex
+    import subprocess
+
+    from launch.access import head
+    from launch.init import validated
+
+    words = head(validated(file)).command(shlex.join(command) if command else None, terminal=not command)
+    raise click.exceptions.Exit(subprocess.run(words, check=False).returncode)
+
+
+@cluster.command()
+@file_argument
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def down(file: Path, yes: bool) -> None:
+    """Stop a cluster and release its machines. Runs are kept.
+
+    \b
+    Example:
+      metagen cluster down cluster.yaml
+    """
+    from launch.cluster_run import down
+    from launch.cost import cost_line
+    from launch.init import validated
+
+    if not yes:
+        checked = validated(file)
+        click.echo(cost_line(checked, checked.workers[0]))
+        click.confirm(f"stop {checked.name}?", abort=True)
+    down(file)
+
+
+@cluster.command()
+@file_argument
+@click.option("--hours", type=click.FloatRange(min=0), default=24, show_default=True)
+def cost(file: Path, hours: float) -> None:
+    """What a cluster costs, from the prices in its file.
+
+    \b
+    Example:
+      metagen cluster cost cluster.yaml --hours 8
+    """
+    from launch.cost import estimate
+
+    click.echo(estimate(file, hours))

@@ -84,7 +84,7 @@ def install_commands(request: Request, package: str) -> tuple[str, ...]:
         f'{python} -c "import sys; from importlib.metadata import version as v;'
         f" bad = [w + ' is wanted, ' + v(w.split('==')[0]) + ' is installed' for w in sys.argv[1:]"
         f" if v(w.split('==')[0]).split('+')[0] != w.split('==')[1]];"
-        f" sys.exit('; '.join(bad))\" {wanted}"
+        f" sys.exit('; '.join(bad) or 0)\" {wanted}"
     )
     torch = f"torch=={pinned['torch']}" + ("" if request.gpu else f" --index-url {CPU_WHEELS}")
     return (
