@@ -7,6 +7,7 @@ needs stay out of this one.
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import json
 import os
@@ -25,8 +26,6 @@ RAY = (sys.executable, "-m", "ray.scripts.scripts")
 
 def complaint(config: Mapping[str, Any]) -> str | None:
     """What Ray's schema and its own checks say against a cluster file, in one line; None if nothing. Offline."""
-    import copy
-
     import jsonschema
     from ray.autoscaler._private.util import prepare_config, validate_config
 
@@ -113,3 +112,22 @@ def access(file: Path, home: Path) -> dict[str, str]:
         raise UserError(f"{file}: no head is running: start it with 'metagen cluster up {file}' (see {log})")
     found: dict[str, str] = json.loads(lines[-1])
     return found
+
+
+def aws_networks(config: Mapping[str, Any]) -> set[str]:
+    """The VPCs that Ray chooses for a cluster on EC2."""
+    import boto3
+    from ray.autoscaler._private.aws.config import _configure_subnet
+    from ray.autoscaler._private.util import prepare_config
+
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            chosen = _configure_subnet(prepare_config(copy.deepcopy(dict(config))))
+    except SystemExit:
+        words = " ".join(COLOURS.sub("", said.getvalue()).split())
+        raise UserError(f"AWS: {words or 'no subnet was found'}") from None
+    client = boto3.client("ec2", region_name=config["provider"]["region"])
+    subnets = [kind["node_config"]["SubnetIds"][0] for kind in chosen["available_node_types"].values()]
+    found = client.describe_subnets(SubnetIds=sorted(set(subnets)))["Subnets"]
+    return {str(subnet["VpcId"]) for subnet in found}

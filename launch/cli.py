@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import signal
 import sys
 
 import click
@@ -62,7 +63,8 @@ def main() -> None:
 
 
 def run_command(command: click.Command) -> None:
-    """Run a command; a mistake in the input is one line on stderr and exit code 2."""
+    """Run a command; a mistake in the input is one line on stderr and exit code 2. SIGTERM is as Ctrl-C."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that what was started is ended
     try:
         # Without standalone mode click gives the code of an Exit back instead of raising it.
         if code := command(standalone_mode=False):
@@ -76,6 +78,8 @@ def run_command(command: click.Command) -> None:
     except UserError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(2)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 if __name__ == "__main__":

@@ -16,13 +16,13 @@ from launch.cluster_file import ClusterFile
 from launch.cost import cost_line
 from launch.init import validated
 from launch.providers import around
+from launch.ssh import Machine
 from metagen.errors import UserError
 
 POLL_SECONDS = 1.0
 STEP = re.compile(r"\[\d+/\d+\] .*")
-CLOUD_ERRORS = re.compile(
-    r"An error occurred \(.*|Unable to locate credentials.*|.*[Qq]uota.*|.*LimitExceeded.*|.*DefaultCredentialsError.*"
-)
+CLOUD_ERRORS = re.compile(r"An error occurred \(.*|Unable to locate credentials.*|(?i:\S*(quota|credential)\S* .*)")
+"""How clouds say that they refuse."""
 LEFT = r"pgrep -f -a 'core/src/ray/(gcs/gcs_server|raylet/raylet)|^ray::' | grep -v pgrep || true"
 
 
@@ -48,14 +48,13 @@ def up(path: Path, timeout: float, keep: bool) -> None:
         around.after(file)
         joined = _wait_for_workers(file, timeout)
     except BaseException as error:
+        after = f"it was left as it is, 'metagen cluster down {path}' stops it"
         if not keep:
             say(f"{file.name}: stopping what was started")
-            _release(file)
+            left = _release(file)
+            after = f"not all could be stopped: {'; '.join(left)}" if left else "nothing is left running"
         if isinstance(error, UserError):
-            left = (
-                f"it was left as it is, 'metagen cluster down {path}' stops it" if keep else "nothing is left running"
-            )
-            raise UserError(f"{error}; {left}") from None
+            raise UserError(f"{error}; {after}") from None
         raise
     say(f"{file.name}: up with {joined} workers after {time.monotonic() - began:.0f} s")
     say(f"next: metagen submit {path} -- train standard")
@@ -77,7 +76,7 @@ def reason(lines: list[str]) -> str:
 
 
 def _wait_for_workers(file: ClusterFile, timeout: float) -> int:
-    """Wait until the minimum of workers has joined; raises ``UserError`` with the monitor's last words if they don't."""
+    """Wait for the minimum of workers; raises ``UserError`` with the monitor's last words if they do not join."""
     wanted, shown = file.workers[0], -1
     deadline, said = time.monotonic() + timeout, "nobody answers at the dashboard"
     while time.monotonic() < deadline:
@@ -153,7 +152,7 @@ def _release(file: ClusterFile) -> list[str]:
     return left
 
 
-def _stop(file: ClusterFile, machine: access.Machine) -> str | None:
+def _stop(file: ClusterFile, machine: Machine) -> str | None:
     """Stop Ray on one machine; gives what is left of it."""
     try:
         done = machine.run(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import random
+import secrets
 import shlex
 import shutil
 import subprocess
@@ -118,12 +118,12 @@ def tensorboard(word: str, run: str) -> None:
     folder = LOCAL.replace("~", "$HOME", 1) if is_bucket(file.metagen.storage) else str(folder_of(file.metagen.storage))
     if machine.run(f'test -d "{folder}/{run}"').returncode:
         raise UserError(f"{machine.address}: no run '{run}' there: see 'metagen jobs list {word}'")
-    port = random.SystemRandom().randint(20000, 60000)
+    port = 20000 + secrets.randbelow(40000)
     remote = (
         f'exec "{file.venv}/bin/tensorboard" --logdir "{folder}/{run}" --host 127.0.0.1 --port {port} --load_fast false'
     )
     server = subprocess.Popen(
-        machine.command(remote, terminal=True)[:1] + ["-t", *machine.command(remote, terminal=True)[1:]],
+        ["ssh", "-tt", *machine.command(remote)[1:]],  # a terminal, so that the server ends with it
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -106,9 +106,9 @@ def versions_are_pinned(file: ClusterFile) -> Iterator[str]:
             yield f"metadata.metagen.versions.{package}: missing: set {mine}, the version on this machine"
             continue
         if wanted != mine:
-            yield f"{package} {wanted} on the cluster, {mine} here: make them the same"
+            yield f"{package} {wanted} in the file, {mine} here: make them the same"
         if not any(re.search(rf"\b{package}==+{re.escape(wanted)}(?![\w.])", command) for command in commands):
-            yield f"setup_commands: nothing makes sure of {package}=={wanted}: write the file with 'metagen cluster init'"
+            yield f"setup_commands: nothing makes sure of {package}=={wanted}: write it with 'metagen cluster init'"
     for key in ("image", "head_image", "worker_image"):
         image = str((file.config.get("docker") or {}).get(key) or "")
         if image and (image.endswith((":latest", ":nightly")) or ":" not in image.rpartition("/")[2]):

@@ -107,18 +107,18 @@ def _start(folder: Path, number: int) -> None:
     for device in ("lo", "eth0"):
         _run("ip", "-n", space, "link", "set", device, "up")
     _run("ip", "-n", space, "route", "add", "default", "via", f"{NETWORK}.1")
-    log = (folder / f"host{number}.log").open("w")
-    process = subprocess.Popen(
-        [
-            *("ip", "netns", "exec", space),
-            *("unshare", "--mount", "--pid", "--fork", "--kill-child", "--uts", "--ipc"),
-            *("bash", "-c", _script(folder, number)),
-        ],
-        stdin=subprocess.DEVNULL,
-        stdout=log,
-        stderr=log,
-        start_new_session=True,
-    )
+    with (folder / f"host{number}.log").open("w") as log:
+        process = subprocess.Popen(
+            [
+                *("ip", "netns", "exec", space),
+                *("unshare", "--mount", "--pid", "--fork", "--kill-child", "--uts", "--ipc"),
+                *("bash", "-c", _script(folder, number)),
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
     (folder / f"pid{number}").write_text(str(process.pid))
 
 
