@@ -18,6 +18,7 @@ COMMANDS = {
     "adapt": ("launch.adapt:adapt", "Adapt to a handful of your images and make more of them."),
     "sample": ("launch.adapt:sample", "Draw what a checkpoint makes of classes of its data set."),
     "cluster": ("launch.clusters:cluster", "Start, watch and stop a Ray cluster anywhere."),
+    "doctor": ("launch.doctor:doctor", "Look for what would keep a run from working."),
     "submit": ("launch.submit:submit", "Train on a cluster."),
     "jobs": ("launch.submit:jobs", "List, follow and stop the jobs of a cluster."),
     "fetch": ("launch.submit:fetch", "Bring a run home from a cluster."),

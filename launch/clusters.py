@@ -109,9 +109,7 @@ def up(file: Path, timeout: float, keep: bool) -> None:
     Example:
       metagen cluster up cluster.yaml
     """
-    from launch.cluster_run import up
-
-    up(file, timeout, keep)
+    _module(file).up(file, timeout, keep)
 
 
 @cluster.command()
@@ -123,9 +121,7 @@ def status(file: Path) -> None:
     Example:
       metagen cluster status cluster.yaml
     """
-    from launch.cluster_run import status
-
-    status(file)
+    _module(file).status(file)
 
 
 @cluster.command()
@@ -158,15 +154,29 @@ def down(file: Path, yes: bool) -> None:
     Example:
       metagen cluster down cluster.yaml
     """
-    from launch.cluster_run import down
-    from launch.cost import cost_line
-    from launch.init import validated
-
+    module = _module(file)
     if not yes:
-        checked = validated(file)
-        click.echo(cost_line(checked, checked.workers[0]))
-        click.confirm(f"stop {checked.name}?", abort=True)
-    down(file)
+        if module.__name__ == "launch.cluster_run":
+            from launch.cost import cost_line
+            from launch.init import validated
+
+            checked = validated(file)
+            click.echo(cost_line(checked, checked.workers[0]))
+        click.confirm(f"stop the cluster of {file}?", abort=True)
+    module.down(file)
+
+
+def _module(file: Path) -> Any:
+    """What starts, watches and stops the clusters of a file: Ray's launcher or Kubernetes."""
+    from launch.cluster_file import documents, is_kubernetes
+
+    if is_kubernetes(documents(file)):
+        from launch import kubernetes
+
+        return kubernetes
+    from launch import cluster_run
+
+    return cluster_run
 
 
 @cluster.command()

@@ -85,6 +85,11 @@ class Bucket:
                         place.write_bytes(stream.read())
         return True
 
+    def reach(self) -> None:
+        """Raise ``UserError`` unless the bucket answers."""
+        with self._told("reached"):
+            self.system.get_file_info(self.root)
+
     @contextmanager
     def _told(self, what: str) -> Iterator[None]:
         try:

@@ -104,6 +104,13 @@ def test_all_hosts_join_and_status_names_them(running: Any) -> None:
     assert done.stdout.count("alive") == 3
 
 
+def test_the_doctor_finds_the_way_to_a_cluster_in_order(running: Any) -> None:
+    done = running.run("doctor", "--address", running.file)
+    assert done.returncode == 0, done.stdout
+    for what in ("ssh", "clock", "storage", "cluster's ray", "cluster's token", "nodes"):
+        assert any(line.startswith(f"ok    {what}:") for line in done.stdout.splitlines()), done.stdout
+
+
 def test_the_token_is_private_and_the_dashboard_is_on_loopback(running: Any) -> None:
     token = running.folder / "home" / "clusters" / "metagen" / "token"
     assert token.stat().st_mode & 0o777 == 0o600
