@@ -23,7 +23,14 @@ def ensure(file: ClusterFile) -> None:
     try:
         client = _client(file)
         for network in sorted(aws_networks(file.config)):
-            _rules(client, file, _group(client, file, network) or _create(client, file, network))
+            there = _group(client, file, network)
+            group = there or _create(client, file, network)
+            try:
+                _rules(client, file, group)
+            except _errors():
+                if there is None:
+                    client.delete_security_group(GroupId=group)
+                raise
     except _errors() as error:
         raise UserError(f"AWS: {_words(error)}") from None
 

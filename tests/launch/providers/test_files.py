@@ -194,7 +194,7 @@ START = "head_start_ray_commands"
         (_set("setup_commands", ["pip install 'ray[default]>=2'"]), "'ray[default]>=2' is not pinned"),
         (_set("setup_commands", ["pip install https://x/ray-wheels/latest/ray-3.0.0.dev0.whl"]), "nightly build"),
         (_set("setup_commands", []), "nothing makes sure of ray=="),
-        (_set("metadata.metagen.versions.ray", "2.0.0"), "ray 2.0.0 on the cluster"),
+        (_set("metadata.metagen.versions.ray", "2.0.0"), "ray 2.0.0 in the file"),
         (_set("metadata.metagen.storage", "runs"), "is relative"),
         (_set("metadata.metagen.storage", "/tmp/runs"), "is a disk that goes with the cluster"),
         (_set("metadata.metagen.storage", "ftp://x"), "is no place for runs"),
