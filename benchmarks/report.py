@@ -90,8 +90,9 @@ def launch_times() -> str:
     machine = values["environment"]
     return (
         f"On one machine of {machine['cores']} cores that played {values['hosts']} hosts, `init` took "
-        f"{values['init_seconds']:.1f} s, `validate` {values['validate_seconds']:.1f} s, `up` {values['up_seconds']:.0f} s "
-        f"until all had joined, `submit` {values['submit_to_first_line_seconds']:.0f} s to the job's first line, and "
+        f"{values['init_seconds']:.1f} s, `validate` {values['validate_seconds']:.1f} s, `up` "
+        f"{values['up_seconds']:.0f} s until all had joined, "
+        f"`submit` {values['submit_to_first_line_seconds']:.0f} s to the job's first line, and "
         f"`down` {values['down_seconds']:.0f} s (`benchmarks/results/launch.json`).\n"
     )
 

@@ -138,9 +138,9 @@ def ssh(file: Path, command: tuple[str, ...]) -> None:
     import subprocess
 
     from launch.access import head
-    from launch.init import validated
+    from launch.cluster_file import read
 
-    words = head(validated(file)).command(shlex.join(command) if command else None, terminal=not command)
+    words = head(read(file)).command(shlex.join(command) if command else None, terminal=not command)
     raise click.exceptions.Exit(subprocess.run(words, check=False).returncode)
 
 
@@ -157,10 +157,10 @@ def down(file: Path, yes: bool) -> None:
     module = _module(file)
     if not yes:
         if module.__name__ == "launch.cluster_run":
+            from launch.cluster_file import read
             from launch.cost import cost_line
-            from launch.init import validated
 
-            checked = validated(file)
+            checked = read(file)
             click.echo(cost_line(checked, checked.workers[0]))
         click.confirm(f"stop the cluster of {file}?", abort=True)
     module.down(file)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from launch.cluster_file import ClusterFile
-from launch.init import validated
+from launch.cluster_file import ClusterFile, read
 from metagen.errors import UserError
 
 
@@ -49,7 +48,7 @@ def cost_line(file: ClusterFile, workers: int) -> str:
 
 def estimate(path: Path, hours: float) -> str:
     """The cost of a cluster at its least and at its most; raises ``UserError`` if a price is missing."""
-    file = validated(path)
+    file = read(path)
     least, most = (hourly(file, workers) for workers in file.workers)
     head, worker = machine_types(file)
     return "\n".join(

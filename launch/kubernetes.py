@@ -104,7 +104,7 @@ def status(path: Path) -> None:
 
 def down(path: Path) -> None:
     """Delete the cluster and what belongs to it, but not the volume that runs are kept on."""
-    api, documents = Api(), _checked(path)
+    api, documents = Api(), cluster_file.documents(path)  # not checked: what runs must be stoppable
     for document in reversed(documents):
         if document["kind"] != "PersistentVolumeClaim":
             api.delete(document, wait=document["kind"] in manifests.SCHEMAS)

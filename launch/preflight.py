@@ -16,6 +16,7 @@ CLOCK_SECONDS = 30
 SCRIPT = """
 echo "time=$(date +%s)"
 echo "rsync=$(command -v rsync)"
+echo "pgrep=$(command -v pgrep)"
 if test -x {venv}/bin/python; then
   {venv}/bin/python - {packages} <<'END'
 import platform, sys
@@ -67,8 +68,9 @@ def _trouble(file: ClusterFile, machine: Machine) -> str | None:
 
 
 def _fault(file: ClusterFile, address: str, facts: dict[str, str], began: float) -> str | None:
-    if not facts.get("rsync"):
-        return f"{address}: no rsync: install it"
+    for tool, package in (("rsync", "rsync"), ("pgrep", "procps")):
+        if not facts.get(tool):
+            return f"{address}: no {tool}: install the package {package}"
     if facts.get("python") != python_version():
         return f"{address}: Python {facts.get('python') or 'is missing'}, here {python_version()}: install that one"
     for name, wanted in file.metagen.versions.items():

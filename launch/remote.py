@@ -23,10 +23,13 @@ from metagen.errors import UserError
 @click.option("--storage", required=True)
 @click.option("--pool", type=click.Choice(["ray", "serial"]))
 @click.option("--actors", type=click.IntRange(min=1))
-@click.argument("source")
-def remote(run: str, storage: str, pool: str | None, actors: int | None, source: str) -> None:
+@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE")
+@click.argument("source", metavar="PRESET|FILE.yaml")
+def remote(
+    run: str, storage: str, pool: str | None, actors: int | None, assignments: tuple[str, ...], source: str
+) -> None:
     """Begin or continue a run."""
-    config = load_config(source, (), None, None)
+    config = load_config(source, assignments, None, None)
     kind = pool or config.pool.kind
     if kind == "ray" and actors is None:
         from cluster.nodes import cores

@@ -52,6 +52,11 @@ def pack(words: Sequence[str], include: Sequence[Path], folder: Path) -> tuple[R
             shutil.copytree(path, folder / path.name, ignore=shutil.ignore_patterns("__pycache__", ".git"))
         else:
             shutil.copy2(path, folder / path.name)
+    data = config.data.path
+    if data and not Path(data).is_absolute() and not (folder / Path(data).parts[0]).exists():
+        raise UserError(
+            f"data.path: {data} is not sent along: add --include {Path(data).parts[0]}, or give a path there"
+        )
     kept = [f"--{name}={options[name]}" for name in ("pool", "actors") if options[name] is not None]
     return config, kept
 

@@ -16,13 +16,13 @@ GPU_IMAGE = "projects/ubuntu-os-accelerator-images/global/images/family/ubuntu-a
 SPOT = """\
       # Spot: cheaper, and taken away at thirty seconds' notice. A lost worker costs a run time and nothing else.
       scheduling:
-        - provisioningModel: SPOT
-        - instanceTerminationAction: DELETE
+        provisioningModel: SPOT
+        instanceTerminationAction: DELETE
 """
 MAINTENANCE = """\
       # A machine with a GPU cannot be moved while it runs.
       scheduling:
-        - onHostMaintenance: TERMINATE
+        onHostMaintenance: TERMINATE
 """
 ACCELERATORS = """\
       guestAccelerators:
@@ -47,7 +47,7 @@ def render(request: Request) -> dict[str, str]:
     attached = ATTACHED.get(request.gpu.lower()) if request.gpu else None
     scheduling = SPOT if request.spot else ""
     if request.gpu:
-        scheduling = scheduling + "        - onHostMaintenance: TERMINATE\n" if scheduling else MAINTENANCE
+        scheduling = scheduling + "        onHostMaintenance: TERMINATE\n" if scheduling else MAINTENANCE
     return {
         request.file: launcher_file(
             "gcp.yaml",

@@ -50,6 +50,7 @@ def test_the_whole_config_and_the_modules_that_it_names_are_sent(
         (["train", "quikstart"], "did you mean 'quickstart'?"),
         (["train", "quickstart", "--set", "seeed=1"], "did you mean 'seed'?"),
         (["train", "quickstart", "--run-dir", "x"], "--run-dir is decided by submit"),
+        (["train", "quickstart", "--set", "data.source=folder", "--set", "data.path=mine"], "add --include mine"),
     ],
 )
 def test_mistakes_are_found_before_anything_is_sent(words: list[str], needle: str, tmp_path: Path) -> None:

@@ -185,3 +185,58 @@ def test_rays_template_still_has_the_rule_that_is_narrowed() -> None:
     groups = [r for r in template["resources"] if r["type"] == "Microsoft.Network/networkSecurityGroups"]
     [rule] = [rule["properties"] for group in groups for rule in group["properties"]["securityRules"]]
     assert (rule["direction"], rule["access"], rule["destinationPortRange"]) == ("Inbound", "Allow", "22")
+
+
+def _unknown(schemas: Any, name: str, value: Any, path: str = "") -> list[str]:
+    """Fields of ``value`` that Google's description of the API does not know, or knows as another type."""
+    found: list[str] = []
+    for key, inner in value.items():
+        known = schemas[name].get("properties", {}).get(key)
+        if known is None:
+            found.append(f"{path}{key}")
+            continue
+        many = known.get("type") == "array"
+        if many != isinstance(inner, list):
+            found.append(f"{path}{key}: {'a list' if many else 'no list'} is needed")
+            continue
+        ref = known.get("$ref") or (known.get("items") or {}).get("$ref")
+        for one in inner if many else [inner]:
+            if ref:
+                found += _unknown(schemas, ref, one, f"{path}{key}.")
+    return found
+
+
+@pytest.mark.parametrize("extra", [["--spot"], ["--gpu", "t4", "--spot"], ["--gpu", "l4"]], ids=" ".join)
+def test_the_machines_that_ray_asks_google_for_are_of_the_apis_form(
+    extra: list[str], metagen: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray's own node provider makes the requests; Google's library holds the description of the API."""
+    pytest.importorskip("googleapiclient", reason="needs the extra gcp")
+    from googleapiclient import discovery_cache
+    from ray.autoscaler._private.gcp.node import GCPCompute
+
+    words = ["gcp", "--project", "my-project", "--storage", "gs://bucket/runs"]
+    file = _written(metagen, tmp_path / "c.yaml", *words, *extra)
+    bodies: list[Any] = []
+
+    class Instances:
+        def insert(self, body: Any, **where: Any) -> Any:
+            assert (where["project"], where["zone"]) == ("my-project", "us-central1-a")
+            bodies.append(body)
+            return SimpleNamespace(execute=lambda **transport: {"name": "op"})
+
+    compute = GCPCompute(SimpleNamespace(instances=Instances, _http=None), "my-project", "us-central1-a", "mine")
+    monkeypatch.setattr(compute, "get_new_authorized_http", lambda http: None)
+    for kind in file.config["available_node_types"].values():
+        compute.create_instance(kind["node_config"], {"ray-node-name": "x", "ray-node-type": "x"}, False)
+    static = Path(discovery_cache.__file__).parent / "documents" / "compute.v1.json"
+    schemas = json.loads(static.read_text())["schemas"]
+    head, worker = bodies
+    for body in bodies:
+        assert _unknown(schemas, "Instance", body) == []
+        assert body["tags"]["items"] == ["metagen-mine"]
+    assert "scheduling" not in head
+    assert (worker["scheduling"].get("provisioningModel") == "SPOT") == ("--spot" in extra)
+    assert ("--gpu" not in extra) or worker["scheduling"]["onHostMaintenance"] == "TERMINATE"
+    rule = gcp_firewall.rules(file)
+    assert [_unknown(schemas, "Firewall", one) for one in rule] == [[], [], []]
