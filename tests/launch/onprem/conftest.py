@@ -29,7 +29,7 @@ class Site:
     file: Path
     environment: dict[str, str] = field(default_factory=dict)
 
-    def run(self, *words: object, timeout: float = 150) -> subprocess.CompletedProcess[str]:
+    def run(self, *words: object, timeout: float = 300) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             self._command(words), capture_output=True, text=True, timeout=timeout, env=self._env, check=False
         )

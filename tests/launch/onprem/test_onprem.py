@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import socket
 import sys
@@ -14,6 +15,9 @@ import pytest
 import yaml
 
 from metagen.checkpoint import load_checkpoint
+
+WAIT = 300
+"""Seconds until a test gives up; a busy machine is slow, and no law is about time here."""
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -89,7 +93,7 @@ def test_a_command_for_a_cluster_that_is_down_says_so(site: Any) -> None:
 @pytest.fixture(scope="module")
 def running(site: Any) -> Any:
     """The cluster, up."""
-    done = site.run("cluster", "up", site.file, "--timeout", "90")
+    done = site.run("cluster", "up", site.file, "--timeout", "240")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "workers joined: 2 of 2" in done.stdout
     yield site
@@ -146,15 +150,15 @@ def test_a_run_over_all_hosts_survives_a_cut_link_and_ends_as_if_nothing_had_bee
     config = tmp_path / "cut.yaml"
     config.write_text(yaml.safe_dump(RUN))
     process, lines, thread = running.start("submit", running.file, "--", "train", config)
-    _until(lambda: any("step 28/150" in line for line in lines), 90, lines)
+    _until(lambda: any("step 28/150" in line for line in lines), WAIT, lines)
     busy = {number: sum("ray::Actor" in words for words in running.processes(number)) for number in (1, 2, 3)}
     assert all(busy.values()), busy
     machines.cut(3)
     try:
-        _until(lambda: any("an actor is gone" in line for line in lines), 60, lines)
+        _until(lambda: any("an actor is gone" in line for line in lines), WAIT, lines)
     finally:
         machines.join(3)
-    assert process.wait(timeout=120) == 0, lines
+    assert process.wait(timeout=WAIT) == 0, lines
     thread.join()
     assert any("step 150/150" in line for line in lines)
 
@@ -172,22 +176,22 @@ def test_a_run_that_is_submitted_again_goes_on_and_is_refused_while_it_runs(runn
     config.write_text(yaml.safe_dump({**RUN, "name": "again", "phases": phases}))
     process, lines, thread = running.start("submit", running.file, "--", "train", config)
     shared = running.folder / "shared" / "runs" / "again" / "checkpoints"
-    _until(lambda: shared.exists() and any(shared.glob("step-*")), 60, lines)
+    _until(lambda: shared.exists() and any(shared.glob("step-*")), WAIT, lines)
     job = next(line.split()[1] for line in lines if line.endswith("submitted"))
 
     _refused(running.run("submit", running.file, "--", "train", config), f"run 'again' is being trained by job {job}")
     assert running.run("jobs", "stop", running.file, job).returncode == 0
-    assert process.wait(timeout=60) == 130
+    assert process.wait(timeout=WAIT) == 130
     thread.join()
     listed = running.run("jobs", "list", running.file).stdout
     assert any(job in line and "STOPPED" in line for line in listed.splitlines())
 
     reached = load_checkpoint(shared.parent).state.step
     process, lines, thread = running.start("submit", running.file, "--", "train", config)
-    _until(lambda: any("it goes on from its newest checkpoint" in line for line in lines), 60, lines)
-    _until(lambda: load_checkpoint(shared.parent).state.step > reached, 60, lines)
+    _until(lambda: any("it goes on from its newest checkpoint" in line for line in lines), WAIT, lines)
+    _until(lambda: load_checkpoint(shared.parent).state.step > reached, WAIT, lines)
     process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=30) == 130
+    assert process.wait(timeout=WAIT) == 130
     thread.join()
     job = next(line.split()[1] for line in lines if line.endswith("submitted"))
     assert any(f"metagen jobs logs {running.file} {job} --follow" in line for line in lines)
@@ -206,15 +210,15 @@ def test_down_leaves_no_process_and_no_secret(running: Any) -> None:
 def test_a_host_lost_while_the_cluster_starts_ends_the_start_and_leaves_nothing(site: Any) -> None:
     _nothing_runs(site)
     process, lines, thread = site.start("cluster", "up", site.file, "--timeout", "15")
-    _until(lambda: any("starting the head" in line for line in lines), 30, lines)
+    _until(lambda: any("starting the head" in line for line in lines), WAIT, lines)
     machines.cut(3)
     try:
-        assert process.wait(timeout=150) == 2
+        assert process.wait(timeout=WAIT) == 2
     finally:
         machines.join(3)
     thread.join()
     text = "\n".join(lines)
-    assert "only 1 of 2 workers joined within 15 s" in text
+    assert re.search("only [01] of 2 workers joined within 15 s", text)
     assert "The end of the head's monitor log" in text
     assert "Traceback" not in lines[-1]
     assert f"not all could be stopped: {machines.address(3)}" in text  # it cannot be asked; nothing was started on it
