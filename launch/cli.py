@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import signal
 import sys
 
 import click
@@ -17,6 +18,12 @@ COMMANDS = {
     "evaluate": ("launch.evaluate:evaluate", "Measure a checkpoint on classes it has never seen."),
     "adapt": ("launch.adapt:adapt", "Adapt to a handful of your images and make more of them."),
     "sample": ("launch.adapt:sample", "Draw what a checkpoint makes of classes of its data set."),
+    "cluster": ("launch.clusters:cluster", "Start, watch and stop a Ray cluster anywhere."),
+    "doctor": ("launch.doctor:doctor", "Look for what would keep a run from working."),
+    "submit": ("launch.submit:submit", "Train on a cluster."),
+    "jobs": ("launch.submit:jobs", "List, follow and stop the jobs of a cluster."),
+    "fetch": ("launch.submit:fetch", "Bring a run home from a cluster."),
+    "tensorboard": ("launch.submit:tensorboard", "TensorBoard of a run on a cluster."),
     "tasks": ("launch.tasks:tasks", "List and show the image sets that tasks are drawn from."),
 }
 
@@ -53,11 +60,17 @@ def metagen() -> None:
 
 
 def main() -> None:
-    """Run the command line; a mistake in the input is one line on stderr and exit code 2."""
+    """Run the command line."""
+    run_command(metagen)
+
+
+def run_command(command: click.Command) -> None:
+    """Run a command; a mistake in the input is one line on stderr and exit code 2. SIGTERM is as Ctrl-C."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that what was started is ended
     try:
-        metagen(standalone_mode=False)
-    except click.exceptions.Exit as done:
-        sys.exit(done.exit_code)
+        # Without standalone mode click gives the code of an Exit back instead of raising it.
+        if code := command(standalone_mode=False):
+            sys.exit(code)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
@@ -67,6 +80,8 @@ def main() -> None:
     except UserError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(2)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 if __name__ == "__main__":
