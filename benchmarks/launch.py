@@ -29,11 +29,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         script = Path(hosts.__file__)
-        try:
-            subprocess.run([sys.executable, script, "up", folder, str(HOSTS)], check=True)
-            figures = measure(folder)
-        finally:
-            subprocess.run([sys.executable, script, "down", folder], check=True)
+        with hosts.alone():
+            try:
+                subprocess.run([sys.executable, script, "up", folder, str(HOSTS)], check=True)
+                figures = measure(folder)
+            finally:
+                hosts.down()
     print("\n".join(f"{name}: {value}" for name, value in figures.items()))
     print(f"wrote {write('launch', figures)}")
 

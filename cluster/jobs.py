@@ -8,6 +8,7 @@ import logging
 import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -146,18 +147,16 @@ class Dashboard:
 REFUSED = "the cluster refuses the token: use the machine that started it, or copy its token file here"
 
 
-class _client_errors:
-    """What Ray's client raises, as ``UserError`` or ``ConnectionError``."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, RuntimeError):
-            said = str(error)
-            if "401" in said or "403" in said or "uthenticat" in said:
-                raise UserError(REFUSED) from None
-            raise UserError(f"the cluster refuses the job: {said.strip().splitlines()[0]}") from None
+@contextmanager
+def _client_errors() -> Iterator[None]:
+    """What Ray's client raises, as ``UserError``."""
+    try:
+        yield
+    except RuntimeError as error:
+        said = str(error)
+        if "401" in said or "403" in said or "uthenticat" in said:
+            raise UserError(REFUSED) from None
+        raise UserError(f"the cluster refuses the job: {said.strip().splitlines()[0]}") from None
 
 
 def _job(values: Mapping[str, Any]) -> Job:

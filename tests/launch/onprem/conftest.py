@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,6 +29,7 @@ class Site:
     folder: Path
     file: Path
     environment: dict[str, str] = field(default_factory=dict)
+    started: list[subprocess.Popen[str]] = field(default_factory=list)
 
     def run(self, *words: object, timeout: float = 300) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -39,6 +41,7 @@ class Site:
         process = subprocess.Popen(
             self._command(words), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=self._env
         )
+        self.started.append(process)
         lines: list[str] = []
         assert process.stdout is not None
         stream = process.stdout
@@ -51,6 +54,17 @@ class Site:
         thread = threading.Thread(target=read, daemon=True)
         thread.start()
         return process, lines, thread
+
+    @contextmanager
+    def ending(self) -> Iterator[None]:
+        """At its end no host and no command is left."""
+        try:
+            yield
+        finally:
+            machines.down()
+            for process in self.started:
+                process.kill()
+                process.wait()
 
     def processes(self, number: int) -> list[str]:
         """Ray's processes on a host."""
@@ -91,7 +105,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("site")
     folder.chmod(0o700)
     site = Site(folder, folder / "cluster.yaml", {"METAGEN_HOME": str(folder / "home"), "RAY_ADDRESS": ""})
-    try:
+    with machines.alone(), site.ending():
         subprocess.run([sys.executable, HERE / "hosts.py", "up", str(folder), "3"], check=True)
         workers = [word for number in (2, 3) for word in ("--host", machines.address(number))]
         done = site.run(
@@ -103,5 +117,3 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
             site.file.read_text().replace("RAY_enable_autoscaler_v2=0", f"RAY_enable_autoscaler_v2=0 {FAST}")
         )
         yield site
-    finally:
-        machines.down(folder)

@@ -1,4 +1,4 @@
-"""Hosts on this machine, for what crosses a network: ``python hosts.py up|down|cut|join|limit FOLDER ...``.
+"""Hosts on this machine, for what crosses a network: ``python hosts.py up FOLDER N|down|cut N|join N|limit N RATE``.
 
 A host is a network namespace on a bridge, with its own mounts, processes, IPC and host name, and an ssh server. It sees
 this Python and this checkout where they are, has its own /tmp, /run, /dev/shm and home, and shares /srv.
@@ -7,15 +7,19 @@ Needs root, and Debian's openssh-server, rsync and iproute2.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-BRIDGE, NETWORK = "mgtest0", "10.93.7"
+BRIDGE, SPACE, NETWORK = "mgtest0", "mgtest", "10.93.7"
+LOCK = Path("/run/lock/metagen-test-hosts")
 ROOT = Path(__file__).resolve().parents[3]
 PRIVATE = ("/tmp", "/root", "/run")
 TOOLS = ("ip", "unshare", "ssh", "ssh-keygen", "rsync")
@@ -48,6 +52,7 @@ def missing() -> str | None:
 
 def up(folder: Path, count: int) -> None:
     """Make ``count`` hosts; their key is FOLDER/key, what they share FOLDER/shared."""
+    down()
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "shared").mkdir(exist_ok=True)
     # A name server that refuses at once: Ray asks for names, and would wait for one that cannot be reached.
@@ -63,19 +68,27 @@ def up(folder: Path, count: int) -> None:
         _wait_for_ssh(folder, number)
 
 
-def down(folder: Path) -> None:
-    """End every host of FOLDER and all that runs on it."""
-    for file in sorted(folder.glob("pid*")):
-        number = int(file.name.removeprefix("pid"))
-        inside = subprocess.run(["ip", "netns", "pids", f"mgtest{number}"], capture_output=True, text=True, check=False)
-        for pid in {int(file.read_text()), *map(int, inside.stdout.split())}:
+def down() -> None:
+    """End every host and all that runs on it, also what a killed test left."""
+    spaces = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout
+    for space in [line.split()[0] for line in spaces.splitlines() if line.startswith(SPACE)]:
+        inside = subprocess.run(["ip", "netns", "pids", space], capture_output=True, text=True, check=False)
+        for pid in map(int, inside.stdout.split()):
             try:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 continue
-        subprocess.run(["ip", "netns", "del", f"mgtest{number}"], capture_output=True, check=False)
-        file.unlink()
+        subprocess.run(["ip", "netns", "del", space], capture_output=True, check=False)
     subprocess.run(["ip", "link", "del", BRIDGE], capture_output=True, check=False)
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Waits until no other test of this machine has hosts: their names and addresses are the same."""
+    LOCK.parent.mkdir(exist_ok=True)
+    with LOCK.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def cut(number: int) -> None:
@@ -108,7 +121,7 @@ def _start(folder: Path, number: int) -> None:
         _run("ip", "-n", space, "link", "set", device, "up")
     _run("ip", "-n", space, "route", "add", "default", "via", f"{NETWORK}.1")
     with (folder / f"host{number}.log").open("w") as log:
-        process = subprocess.Popen(
+        subprocess.Popen(
             [
                 *("ip", "netns", "exec", space),
                 *("unshare", "--mount", "--pid", "--fork", "--kill-child", "--uts", "--ipc"),
@@ -119,7 +132,6 @@ def _start(folder: Path, number: int) -> None:
             stderr=log,
             start_new_session=True,
         )
-    (folder / f"pid{number}").write_text(str(process.pid))
 
 
 def _script(folder: Path, number: int) -> str:
@@ -171,7 +183,7 @@ if __name__ == "__main__":
     if action == "up":
         up(Path(words[0]), int(words[1]))
     elif action == "down":
-        down(Path(words[0]))
+        down()
     elif action in ("cut", "join"):
         (cut if action == "cut" else join)(int(words[0]))
     elif action == "limit":
