@@ -61,6 +61,8 @@ def _trained(project: Path, *options: str) -> Any:
 def importable(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The user's modules can be imported here as well, as whoever reads a checkpoint of them must be able to."""
     monkeypatch.syspath_prepend(str(project))
+    for module in ("mine", "stars"):  # what another test imported by these names
+        monkeypatch.delitem(sys.modules, module, raising=False)
 
 
 @pytest.mark.ray
