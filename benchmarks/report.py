@@ -106,12 +106,25 @@ def second_order() -> str:
     )
 
 
+def launch_times() -> str:
+    values = result("launch")
+    machine = values["environment"]
+    return (
+        f"On one machine of {machine['cores']} cores that played {values['hosts']} hosts, `init` took "
+        f"{values['init_seconds']:.1f} s, `validate` {values['validate_seconds']:.1f} s, `up` "
+        f"{values['up_seconds']:.0f} s until all had joined, "
+        f"`submit` {values['submit_to_first_line_seconds']:.0f} s to the job's first line, and "
+        f"`down` {values['down_seconds']:.0f} s (`benchmarks/results/launch.json`).\n"
+    )
+
+
 FIGURES: dict[str, Callable[[], str]] = {
     "quickstart-time": quickstart_time,
     "results-table": results_table,
     "quickstart-table": results_table,
     "scaling": scaling,
     "second-order": second_order,
+    "launch-times": launch_times,
 }
 
 

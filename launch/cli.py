@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import signal
 import sys
 
 import click
@@ -13,9 +14,16 @@ from metagen.errors import UserError
 COMMANDS = {
     "train": ("launch.train:train", "Meta-train a generator from a preset or a config file."),
     "resume": ("launch.train:resume", "Continue an interrupted run, bit for bit."),
+    "describe": ("launch.describe:describe", "Show a config's network, and what it costs, before training it."),
     "evaluate": ("launch.evaluate:evaluate", "Measure a checkpoint on classes it has never seen."),
     "adapt": ("launch.adapt:adapt", "Adapt to a handful of your images and make more of them."),
     "sample": ("launch.adapt:sample", "Draw what a checkpoint makes of classes of its data set."),
+    "cluster": ("launch.clusters:cluster", "Start, watch and stop a Ray cluster anywhere."),
+    "doctor": ("launch.doctor:doctor", "Look for what would keep a run from working."),
+    "submit": ("launch.submit:submit", "Train on a cluster."),
+    "jobs": ("launch.submit:jobs", "List, follow and stop the jobs of a cluster."),
+    "fetch": ("launch.submit:fetch", "Bring a run home from a cluster."),
+    "tensorboard": ("launch.submit:tensorboard", "TensorBoard of a run on a cluster."),
     "tasks": ("launch.tasks:tasks", "List and show the image sets that tasks are drawn from."),
 }
 
@@ -52,11 +60,17 @@ def metagen() -> None:
 
 
 def main() -> None:
-    """Run the command line; a mistake in the input is one line on stderr and exit code 2."""
+    """Run the command line."""
+    run_command(metagen)
+
+
+def run_command(command: click.Command) -> None:
+    """Run a command; a mistake in the input is one line on stderr and exit code 2. SIGTERM is as Ctrl-C."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that what was started is ended
     try:
-        metagen(standalone_mode=False)
-    except click.exceptions.Exit as done:
-        sys.exit(done.exit_code)
+        # Without standalone mode click gives the code of an Exit back instead of raising it.
+        if code := command(standalone_mode=False):
+            sys.exit(code)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
@@ -66,6 +80,8 @@ def main() -> None:
     except UserError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(2)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 if __name__ == "__main__":

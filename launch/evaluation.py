@@ -77,9 +77,9 @@ def run_evaluation(request: Request) -> None:
     if request.data is not None and len(images.members("valid", shots + MIN_QUERIES)):
         # And what fine-tuning could do at best: tuned on validation classes of the very data set tested on.
         rivals.append(Rival("finetune_oracle", meta, _tuning_bench(images, shots, request.seed)))
-    joint = _joint(request.joint, saved)
+    joint = _joint(request.joint, saved, meta)
     if joint is not None:
-        rivals.append(Rival("joint", method_of(joint), tuning))
+        rivals.append(Rival("joint", joint, tuning))
     losses, sizes = _measure(bench, meta, rivals, request.steps)
     picture = request.picture or _home(request.checkpoint) / "samples.png"
     values: dict[str, Any] = {
@@ -92,6 +92,7 @@ def run_evaluation(request: Request) -> None:
         "shots": shots,
         "steps": list(request.steps),
         "seed": request.seed,
+        "metric": meta.problem.family.metric,
         "classes": [images.classes[index] for index in classes],
         "too_few_images": few,
         "step_size_grid": list(STEP_SIZES),
@@ -104,7 +105,7 @@ def run_evaluation(request: Request) -> None:
     rows = drawn(meta, bench, spread, adapted, SAMPLES)
     write_picture(grid(rows, titles=("shown", f"generated after {adapted} steps")), picture, "--picture")
     target = request.json_file or _home(request.checkpoint) / "evaluation.json"
-    _write_json(target, values)
+    write_json(target, values)
     _print(values, images, len(classes))
     print(f"wrote {target} and {picture} in {time.monotonic() - started:.0f} s")
 
@@ -162,12 +163,13 @@ def _measure(
     return losses, sizes
 
 
-def _joint(path: Path | None, saved: Checkpoint) -> Checkpoint | None:
-    """The unconditioned baseline: the one asked for, else the packaged one if it fits the data."""
+def _joint(path: Path | None, saved: Checkpoint, meta: Method) -> Method | None:
+    """The unconditioned baseline: the one asked for, else the packaged one if it fits the data and the metric."""
 
     def form(checkpoint: Checkpoint) -> tuple[int, int]:
         return checkpoint.config.data.image_size, checkpoint.config.data.channels
 
+    metric = meta.problem.family.metric
     if path is not None:
         joint = load_checkpoint(path)
         if form(joint) != form(saved):
@@ -175,16 +177,31 @@ def _joint(path: Path | None, saved: Checkpoint) -> Checkpoint | None:
                 f"{path}: draws images of (size, channels) {form(joint)}, the checkpoint to evaluate {form(saved)}: "
                 "train the baseline on images of the same form"
             )
-        return joint
+        method = method_of(joint)
+        if method.problem.family.metric != metric:
+            raise UserError(
+                f"{path}: is measured in {method.problem.family.metric}, the checkpoint to evaluate in {metric}, and "
+                "the two do not compare: train the baseline with the same generator.family and options"
+            )
+        return method
     with resources.as_file(resources.files("launch") / "baselines" / "joint") as packaged:
         joint = load_checkpoint(packaged)
     if (joint.config.data.source, *form(joint)) != (saved.config.data.source, *form(saved)):
         print("note: the packaged joint baseline was trained on other data: give yours with --joint", file=sys.stderr)
         return None
-    return joint
+    method = method_of(joint)
+    if method.problem.family.metric != metric:
+        print(
+            f"note: the packaged joint baseline is of family '{joint.config.generator.family}' and measured in "
+            f"{method.problem.family.metric}, not {metric}: give yours with --joint",
+            file=sys.stderr,
+        )
+        return None
+    return method
 
 
-def _write_json(target: Path, values: dict[str, Any]) -> None:
+def write_json(target: Path, values: dict[str, Any]) -> None:
+    """Write figures atomically; raises ``UserError`` if the file cannot be written."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f".{target.name}.partial")
@@ -197,7 +214,8 @@ def _write_json(target: Path, values: dict[str, Any]) -> None:
 def _print(values: dict[str, Any], images: ImageSet, classes: int) -> None:
     console = Console(highlight=False, markup=False, emoji=False)
     table = Table(
-        title=f"query loss on {classes} unseen classes of {images.name}, {values['shots']} shots (95% interval)",
+        title=f"{values['metric']} on {classes} unseen classes of {images.name}, {values['shots']} shots "
+        "(95% interval; lower is better)",
         title_justify="left",
     )
     table.add_column("method", overflow="fold")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +14,8 @@ from metagen.policies.policy import Gradient, Policy, Run, Solver
 
 Noise = torch.Generator | Draw
 """The random numbers of losses, or the generator to draw them from."""
+
+Of = Callable[[nn.Module, Condition, Tensor, Draw], Tensor]
 
 
 @dataclass(frozen=True)
@@ -55,11 +57,20 @@ class Problem:
 
     def losses(self, module: nn.Module, condition: Condition, images: Tensor, noise: Noise) -> Tensor:
         """The losses ``[B]`` of ``images`` with a module as it is."""
+        return self._taken(self.family.losses, module, condition, images, noise)
+
+    @torch.no_grad()
+    def scores(self, parameters: Tensor, condition: Condition, images: Tensor, noise: Noise) -> Tensor:
+        """What evaluation measures of ``images``, one each ``[B]``; lower is better (``family.metric``)."""
+        self.network.load(parameters)
+        return self._taken(self.family.scores, self.network.module, condition, images, noise)
+
+    def _taken(self, of: Of, module: nn.Module, condition: Condition, images: Tensor, noise: Noise) -> Tensor:
         device = self.network.device
         numbers = self.family.draw(len(images), noise) if isinstance(noise, torch.Generator) else noise
         draw = {name: value.to(device) for name, value in numbers.items()}
         condition = Condition(condition.support.to(device), condition.members.to(device))
-        return self.family.losses(module, condition, images.to(device), draw)
+        return of(module, condition, images.to(device), draw)
 
 
 @dataclass(frozen=True)

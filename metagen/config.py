@@ -128,9 +128,7 @@ class RunConfig(Strict):
         if not self.phases:
             raise ValueError("phases: at least one is needed")
         try:
-            self.generator.architecture.check_image_size(self.data.image_size)
-            family = find("family", self.generator.family, generators.REGISTRY)
-            options_of("family", family, self.generator.options)
+            family = self.family()
             policy = find("policy", self.policy.name, policies.REGISTRY)
             options_of("policy", policy, self.policy.options)
             for phase in self.phases:
@@ -140,20 +138,23 @@ class RunConfig(Strict):
                 if reason := refusal(estimator, family, policy, self.policy.proximal, subset):
                     parts = f"policy {self.policy.name} and family {self.generator.family}"
                     raise UserError(f"estimator {phase.estimator} with {parts}: {reason}")
-            self._subset_exists(family)
+            self._subset_exists()
         except UserError as error:
             raise ValueError(str(error)) from None
         return self
 
-    def _subset_exists(self, family: Any) -> None:
+    def _subset_exists(self) -> None:
         """Raise ``UserError`` for a pattern of ``policy.adapt`` that names no parameter, before there is a network."""
         if self.policy.adapt == ALL:
             return
-        h = self.generator
-        options = options_of("family", family, h.options)
         with torch.device("meta"):  # names alone: no memory, no random numbers
-            network = family(h.architecture, options, self.data.channels, self.data.image_size).build()
+            network = self.family().build()
         named([name for name, _ in network.named_parameters()], self.policy.adapt)
+
+    def family(self) -> generators.Family:
+        """The generator family, for images of the data's form; raises ``ValueError`` for what it cannot be."""
+        h, data = self.generator, self.data
+        return generators.family_of(h.family, h.architecture, h.options, data.channels, data.image_size)
 
     @property
     def steps(self) -> int:

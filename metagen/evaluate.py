@@ -30,7 +30,7 @@ STEP_SIZES = (1e-5, 3e-5, 1e-4, 3e-4)
 MAX_QUERIES, MIN_QUERIES, DRAWS, RESAMPLES = 15, 5, 3, 2000
 
 Losses = NDArray[np.float64]
-"""Mean query loss, ``[classes, len(steps)]``."""
+"""Mean score of the queries, in the family's ``metric``: ``[classes, len(steps)]``."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Bench:
         return sample_episode(self.images, index, self.shots, queries, torch_generator(self.seed, "test", name))
 
     def losses(self, method: Method, steps: Sequence[int], tick: Callable[[], None]) -> Losses:
-        """Query losses of ``method`` after each of ``steps``: ``[classes, len(steps)]``."""
+        """Mean scores of the queries after each of ``steps``: ``[classes, len(steps)]``, lower is better."""
         out = np.zeros((len(self.classes), len(steps)))
         for row, index in enumerate(self.classes):
             episode = self.episode(index)
@@ -89,7 +89,7 @@ class Bench:
             rng = torch_generator(self.seed, "adaptation", name)
             for k, parameters in method.adapted(episode.support, steps, rng):
                 bank = torch_generator(self.seed, "bank", name)
-                out[row, list(steps).index(k)] = float(method.problem.loss(parameters, condition, query, bank).mean())
+                out[row, list(steps).index(k)] = float(method.problem.scores(parameters, condition, query, bank).mean())
             tick()
         return out
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from metagen import algorithms, generators, policies
+from metagen import algorithms, policies
 from metagen.adapt import Problem
 from metagen.algorithms import Estimator
 from metagen.config import ALL, RunConfig
@@ -45,14 +45,6 @@ def build(config: RunConfig, images: ImageSet) -> Parts:
     return Parts(config, images, build_problem(config), build_policy(config), tuple(estimators))
 
 
-def build_family(config: RunConfig) -> Family:
-    """The generator family that ``config`` names."""
-    entry = find("family", config.generator.family, generators.REGISTRY)
-    options = options_of("family", entry, config.generator.options)
-    family: Family = entry(config.generator.architecture, options, config.data.channels, config.data.image_size)
-    return family
-
-
 def build_policy(config: RunConfig) -> Policy:
     """The optimisation policy that ``config`` names."""
     entry = find("policy", config.policy.name, policies.REGISTRY)
@@ -62,7 +54,7 @@ def build_policy(config: RunConfig) -> Policy:
 
 def build_problem(config: RunConfig) -> Problem:
     """The network, initialised from the run's seed, with its loss."""
-    family = build_family(config)
+    family = config.family()
     network = FlatNetwork(initialised(family, config.seed), device_of(config), config.dtype)
     patterns = config.policy.adapt
     adapted = None if patterns == ALL else network.layout.subset(patterns).to(network.device)

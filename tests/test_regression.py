@@ -32,7 +32,7 @@ def problem_of(tiny_config: Any, toy_problem: Any) -> Callable[[str], Problem]:
         if family == "toy":
             return toy_problem(draws=2)
         config = tiny_config(f"generator.family={family}")
-        built = work.build_family(config)
+        built = config.family()
         network = FlatNetwork(work.initialised(built, 0).double(), torch.device("cpu"), torch.float64)
         noise = torch.randn(network.layout.size, generator=torch_generator("theta"))
         network.initial += 0.05 * noise

@@ -2,12 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from metagen.generators.architecture import ArchitectureConfig
+from metagen.generators.dense_conv import DenseConv
+from metagen.generators.diffusion import Diffusion
+from metagen.generators.edm import Edm
 from metagen.generators.family import Condition, Draw, Family
 from metagen.generators.flow import Flow
+from metagen.generators.gan import Gan
+from metagen.generators.vae import Vae
+from metagen.registry import find, options_of
 
-REGISTRY: dict[str, Any] = {"flow": Flow}
+REGISTRY: dict[str, Any] = {
+    "flow": Flow,
+    "diffusion": Diffusion,
+    "edm": Edm,
+    "vae": Vae,
+    "gan": Gan,
+    "dense-conv": DenseConv,
+}
 
-__all__ = ["REGISTRY", "ArchitectureConfig", "Condition", "Draw", "Family"]
+
+def family_of(
+    name: str, architecture: ArchitectureConfig, options: Mapping[str, Any], channels: int, image_size: int
+) -> Family:
+    """The family called ``name``; raises ``UserError`` for an unknown name or option, ``ValueError`` for a misfit."""
+    entry = find("family", name, REGISTRY)
+    family: Family = entry(architecture, options_of("family", entry, options), channels, image_size)
+    return family
+
+
+__all__ = ["REGISTRY", "ArchitectureConfig", "Condition", "Draw", "Family", "family_of"]

@@ -45,7 +45,8 @@ class Condition:
 class Family(Protocol):
     """One generator family. It holds no parameters: they are those of the network it builds.
 
-    A family whose gradient may not be differentiated again says why in ``first_order_only``.
+    Made from ``(architecture, options, channels, image_size)``; raises ``ValueError`` for what does not fit, which
+    the config reports before any process starts.
     """
 
     channels: int
@@ -53,19 +54,32 @@ class Family(Protocol):
     least_squares: str | None
     """The name of the network's last layer, a convolution or linear layer with bias, if the losses are least squares
     in it (``regression.py`` says how); may be left out."""
+    metric: str
+    """What ``scores`` measures, with its unit; lower is better. Scores of two models compare where it is the same."""
+    first_order_only: str = ""
+    """Why estimators that differentiate the gradient itself must refuse this family; empty where they need not. A
+    gradient that is not that of one loss, such as two players' field, has no meaningful derivative to go back by."""
 
     def build(self) -> nn.Module:
         """A new network, initialised from torch's generator as it stands."""
-        ...
+        raise NotImplementedError
 
     def draw(self, count: int, rng: torch.Generator) -> Draw:
         """The random numbers of ``count`` losses, on the CPU."""
-        ...
+        raise NotImplementedError
 
     def losses(self, network: nn.Module, condition: Condition, images: Tensor, draw: Draw) -> Tensor:
-        """One loss an image: ``images [B, C, H, W]`` in [-1, 1] and a draw of ``B`` give float32 ``[B]``."""
-        ...
+        """One loss an image: ``images [B, C, H, W]`` in [-1, 1] and a draw of ``B`` give float32 ``[B]``.
+
+        A float64 network, which tests use, gives float64.
+        """
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def scores(self, network: nn.Module, condition: Condition, images: Tensor, draw: Draw) -> Tensor:
+        """What evaluation measures, one an image: float32 ``[B]``, lower is better. Here: the training losses."""
+        return self.losses(network, condition, images, draw)
 
     def sample(self, network: nn.Module, condition: Condition, count: int, rng: torch.Generator) -> Tensor:
         """``count`` new images for each group: ``[T, count, C, H, W]`` in [-1, 1]."""
-        ...
+        raise NotImplementedError

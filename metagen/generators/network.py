@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metagen.generators.architecture import ArchitectureConfig
+from metagen.generators.family import Condition
 
 Features = list[Tensor]
 """Set features: one map a level ``[N, width, h, w]``, then one vector ``[N, E]``."""
@@ -32,7 +33,8 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def _norm(kind: str, channels: int) -> nn.Module:
+def norm(kind: str, channels: int) -> nn.Module:
+    """The normalisation that an architecture asks for; each looks at one image at a time."""
     if kind == "group":
         # Groups of 16 channels or more: smaller ones are much slower in channels_last on CPU.
         groups = next(g for g in (8, 4, 2, 1) if channels % g == 0 and (channels // g >= 16 or g == 1))
@@ -40,13 +42,14 @@ def _norm(kind: str, channels: int) -> nn.Module:
     return nn.GroupNorm(1, channels) if kind == "layer" else nn.Identity()
 
 
-def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1, zero: bool = False) -> nn.Conv2d:
-    conv = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2)
+def conv(inputs: int, outputs: int, kernel: int, stride: int = 1, zero: bool = False) -> nn.Conv2d:
+    """A padded convolution with zero bias; ``zero`` starts its weights at zero too."""
+    layer = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2)
     if zero:
-        nn.init.zeros_(conv.weight)
-    if conv.bias is not None:
-        nn.init.zeros_(conv.bias)
-    return conv
+        nn.init.zeros_(layer.weight)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer
 
 
 class Block(nn.Module):
@@ -60,15 +63,15 @@ class Block(nn.Module):
         super().__init__()
         self.act = ACTIVATIONS[arch.activation]
         self.connectivity = arch.connectivity
-        self.norm1 = _norm(arch.normalisation, inputs)
-        self.conv1 = _conv(inputs, outputs, arch.kernel)
-        self.norm2 = _norm(arch.normalisation, outputs)
+        self.norm1 = norm(arch.normalisation, inputs)
+        self.conv1 = conv(inputs, outputs, arch.kernel)
+        self.norm2 = norm(arch.normalisation, outputs)
         self.film = nn.Linear(embedding, 2 * outputs) if embedding else None
-        self.conv2 = _conv(outputs, outputs, arch.kernel, zero=arch.connectivity == "residual")
+        self.conv2 = conv(outputs, outputs, arch.kernel, zero=arch.connectivity == "residual")
         if arch.connectivity == "dense":
-            self.mix: nn.Module = _conv(inputs + outputs, outputs, 1)
+            self.mix: nn.Module = conv(inputs + outputs, outputs, 1)
         elif arch.connectivity == "residual" and inputs != outputs:
-            self.mix = _conv(inputs, outputs, 1)
+            self.mix = conv(inputs, outputs, 1)
         else:
             self.mix = nn.Identity()
 
@@ -91,9 +94,9 @@ class Attention(nn.Module):
     def __init__(self, channels: int, arch: ArchitectureConfig) -> None:
         super().__init__()
         self.heads = max(1, channels // 32)
-        self.norm = _norm(arch.normalisation, channels)
-        self.qkv = _conv(channels, 3 * channels, 1)
-        self.out = _conv(channels, channels, 1, zero=True)
+        self.norm = norm(arch.normalisation, channels)
+        self.qkv = conv(channels, 3 * channels, 1)
+        self.out = conv(channels, channels, 1, zero=True)
 
     def forward(self, x: Tensor) -> Tensor:
         B, C, H, W = x.shape
@@ -123,7 +126,7 @@ class Down(nn.Module):
     def __init__(self, inputs: int, outputs: int, arch: ArchitectureConfig) -> None:
         super().__init__()
         self.pool = arch.resampling == "pool"
-        self.conv = _conv(inputs, outputs, 1 if self.pool else 3, stride=1 if self.pool else 2)
+        self.conv = conv(inputs, outputs, 1 if self.pool else 3, stride=1 if self.pool else 2)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(F.avg_pool2d(x, 2) if self.pool else x)
@@ -135,7 +138,7 @@ class Up(nn.Module):
     def __init__(self, inputs: int, outputs: int, arch: ArchitectureConfig) -> None:
         super().__init__()
         self.pool = arch.resampling == "pool"
-        self.conv = _conv(inputs, outputs if self.pool else 4 * outputs, 1)
+        self.conv = conv(inputs, outputs if self.pool else 4 * outputs, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv(x)
@@ -150,7 +153,7 @@ class SetEncoder(nn.Module):
         widths = [max(16, int(width * arch.set_width) // 16 * 16) for width in arch.widths]
         self.spatial = arch.set_conditioning == "spatial"
         self.patch = arch.patch
-        self.stem = _conv(channels * arch.patch**2, widths[0], 3)
+        self.stem = conv(channels * arch.patch**2, widths[0], 3)
         self.stages = nn.ModuleList(Stage(w, w, 0, arch, attention=False) for w in widths)
         self.downs = nn.ModuleList(Down(a, b, arch) for a, b in itertools.pairwise(widths))
         self.vector = nn.Linear(2 * widths[-1], arch.embedding)
@@ -171,6 +174,16 @@ def compute_dtype(network: nn.Module) -> torch.dtype:
     return next(network.parameters()).dtype
 
 
+def prepared(network: nn.Module, images: Tensor) -> Tensor:
+    """``images [B, C, H, W]`` as a network reads them: in its dtype, channels last."""
+    return images.to(compute_dtype(network)).contiguous(memory_format=torch.channels_last)
+
+
+def wide(values: Tensor) -> Tensor:
+    """What a network gave, with the digits that a loss needs: float32 at least."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
 def time_features(time: Tensor, size: int) -> Tensor:
     """Sinusoidal features of a time in [0, 1]: ``[B] -> [B, size]``."""
     frequencies = torch.exp(torch.linspace(0.0, math.log(200.0), size // 2, device=time.device))
@@ -178,7 +191,17 @@ def time_features(time: Tensor, size: int) -> Tensor:
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
-class SetConditionedUNet(nn.Module):
+class SetConditioned(nn.Module):
+    """A network that a support set can be shown to, through the set encoder ``set`` if it has one."""
+
+    set: SetEncoder | None
+
+    def encode(self, images: Tensor) -> Features:
+        """Features of each support image ``[N, C, H, W]``: a map a level, then a vector."""
+        return [] if self.set is None else self.set(images)
+
+
+class SetConditionedUNet(SetConditioned):
     """The network of every image-to-image family: noise-level and set-conditioned encoder-decoder."""
 
     def __init__(self, arch: ArchitectureConfig, channels: int, image_size: int) -> None:
@@ -190,7 +213,7 @@ class SetConditionedUNet(nn.Module):
         self.time1, self.time2 = nn.Linear(64, E), nn.Linear(E, E)
         self.set = SetEncoder(channels, arch) if arch.set_conditioning != "none" else None
         spatial = arch.set_conditioning == "spatial"
-        self.stem = _conv(channels * arch.patch**2, widths[0], 3)
+        self.stem = conv(channels * arch.patch**2, widths[0], 3)
         levels = range(len(widths))
         self.down_stages = nn.ModuleList(Stage(widths[i], widths[i], E, arch, arch.attends(i)) for i in levels)
         self.downs = nn.ModuleList(Down(widths[i], widths[i + 1], arch) for i in levels[:-1])
@@ -199,14 +222,10 @@ class SetConditionedUNet(nn.Module):
             Stage(widths[i] * (2 if arch.skips else 1), widths[i], E, arch, arch.attends(i)) for i in levels[:-1]
         )
         if self.set is not None and spatial:
-            self.hints_down = nn.ModuleList(_conv(2 * self.set.widths[i], widths[i], 1) for i in levels)
-            self.hints_up = nn.ModuleList(_conv(2 * self.set.widths[i], widths[i], 1) for i in levels[:-1])
-        self.norm = _norm(arch.normalisation, widths[0])
-        self.out = _conv(widths[0], channels * arch.patch**2, 3, zero=True)
-
-    def encode(self, images: Tensor) -> Features:
-        """Features of each support image ``[N, C, H, W]``: a map a level, then a vector."""
-        return [] if self.set is None else self.set(images)
+            self.hints_down = nn.ModuleList(conv(2 * self.set.widths[i], widths[i], 1) for i in levels)
+            self.hints_up = nn.ModuleList(conv(2 * self.set.widths[i], widths[i], 1) for i in levels[:-1])
+        self.norm = norm(arch.normalisation, widths[0])
+        self.out = conv(widths[0], channels * arch.patch**2, 3, zero=True)
 
     def forward(self, x: Tensor, time: Tensor, context: Features) -> Tensor:
         """``x [B, C, H, W]``, ``time [B]`` in [0, 1], ``context`` of ``T`` groups -> ``[B, C, H, W]``."""
@@ -218,27 +237,28 @@ class SetConditionedUNet(nn.Module):
         e = self.act(e)
         maps = context[:-1]
 
-        def hint(h: Tensor, convs: nn.ModuleList, level: int) -> Tensor:
-            m = convs[level](maps[level])  # [T, width, h, w], added to every image of the group
-            T = m.shape[0]
-            return (h.unflatten(0, (T, B // T)) + m[:, None]).flatten(0, 1)
-
         h = self.stem(F.pixel_unshuffle(x, self.arch.patch) if self.arch.patch > 1 else x)
         kept: list[Tensor] = []
         for level, stage in enumerate(self.down_stages):
             if level:
                 h = self.downs[level - 1](h)
             if maps:
-                h = hint(h, self.hints_down, level)
+                h = hinted(h, self.hints_down[level](maps[level]))
             h = stage(h, e)
             kept.append(h)
         for level in reversed(range(len(self.ups))):
             h = self.ups[level](h)
             if maps:
-                h = hint(h, self.hints_up, level)
+                h = hinted(h, self.hints_up[level](maps[level]))
             h = self.up_stages[level](torch.cat([h, kept[level]], dim=1) if self.arch.skips else h, e)
         h = self.out(self.act(self.norm(h)))
         return F.pixel_shuffle(h, self.arch.patch) if self.arch.patch > 1 else h
+
+
+def hinted(h: Tensor, maps: Tensor) -> Tensor:
+    """``h [B, width, h, w]`` with its group's map of ``maps [T, width, h, w]`` added to every image."""
+    T = maps.shape[0]
+    return (h.unflatten(0, (T, h.shape[0] // T)) + maps[:, None]).flatten(0, 1)
 
 
 def pool(features: Features, members: Tensor) -> Features:
@@ -259,3 +279,9 @@ def pool(features: Features, members: Tensor) -> Features:
             mean = mean.contiguous(memory_format=torch.channels_last)
         pooled.append(mean)
     return pooled
+
+
+def context_of(network: nn.Module, condition: Condition) -> Features:
+    """What each group of ``condition`` tells a set-conditioned network: pooled features ``[T, ...]``."""
+    assert isinstance(network, SetConditioned)
+    return pool(network.encode(prepared(network, condition.support)), condition.members)

@@ -116,7 +116,7 @@ def test_every_part_of_the_network_has_a_second_derivative(changes: str, tiny_co
     # No maps of the set: their deviation has a floor, a kink that finite differences step over.
     form = ("generator.architecture.widths=[16,16]", "generator.architecture.set_conditioning=vector")
     config = tiny_config(f"generator.architecture.{changes}", *form)
-    family = work.build_family(config)
+    family = config.family()
     network = FlatNetwork(work.initialised(family, 0).double(), torch.device("cpu"), torch.float64)
     problem = Problem(family, network, 1)
     rng = torch_generator("point")

@@ -23,6 +23,11 @@ from metagen.config import RunConfig, read_yaml
 from metagen.evaluate import STEP_SIZES
 from metagen.tasks import ImageSet
 
+GROUPS = {
+    "tasks": ("list", "show"),
+    "cluster": ("init", "validate", "up", "status", "ssh", "down", "cost"),
+    "jobs": ("list", "logs", "stop"),
+}
 ANSI_OR_BAR = re.compile(r"\x1b|[━╸╺█▏▎▍▌▋▊▉]|\r")
 
 
@@ -52,7 +57,12 @@ def own_images(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "command", [*([name] for name in COMMANDS if name != "tasks"), ["tasks", "list"], ["tasks", "show"]], ids=" ".join
+    "command",
+    [
+        *([name] for name in COMMANDS if name not in GROUPS),
+        *([group, name] for group, names in GROUPS.items() for name in names),
+    ],
+    ids=" ".join,
 )
 def test_every_command_has_help_with_an_example(command: list[str], metagen: Any) -> None:
     done = metagen(*command, "--help")

@@ -1,0 +1,157 @@
+"""Generative adversarial networks: two players in one module, one flat vector, one inner loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from metagen.generators.adversarial import pairing, wasserstein
+from metagen.generators.architecture import ArchitectureConfig
+from metagen.generators.family import Condition, Draw, Family
+from metagen.generators.gan_network import Players
+from metagen.generators.network import compute_dtype, context_of, pool, prepared, wide
+from metagen.metrics.energy import energy_score
+from metagen.strict import Strict
+
+SCORED = 8
+"""Generated images that a score is taken over."""
+
+
+class GanOptions(Strict):
+    """What the gan family can be asked beside its architecture."""
+
+    loss: Literal["pairing", "wasserstein"] = "pairing"
+    """Relativistic pairing with R1 and R2 (R3GAN), or WGAN-GP."""
+    penalty: float = Field(2.0, ge=0)
+    """Weight of the gradient penalties: ``gamma`` of R3GAN, ``lambda`` of WGAN-GP (10 in its paper)."""
+    latent: int = Field(64, ge=1, le=4096)
+    temperature: float = Field(1.0, gt=0, le=2)
+    """Scale of the latents that ``sample`` draws: below 1, variety is traded for likeness (Brock et al. 2019,
+    arXiv:1809.11096, section 3.1). Losses and scores draw at 1."""
+    critic_rate: float = Field(1.0, gt=0)
+    """How many times as far a step moves the critic as the generator, under every rule whose steps have a size of
+    their own (adam, sign, muon), in the inner loop and in the outer one."""
+    energy: float = Field(10.0, ge=0)
+    """Weight of the energy score in the generator's loss: 0 leaves all to the critic."""
+    translate: int = Field(0, ge=0, le=64)
+    """Largest random shift, in pixels, of real and generated images alike before the critic sees them (DiffAugment,
+    Zhao et al. 2020, arXiv:2006.10738)."""
+
+
+class Gan(Family):
+    """Generator ``y = G(z, S)`` and critic ``D(x, S)``, both conditioned on the support set ``S``.
+
+    ``losses`` is a field, not the gradient of a loss: one backward pass gives the critic's weights the gradient of
+    the critic's loss and the generator's weights that of the generator's, each with the other player held fixed
+    (the simultaneous step). So what differentiates the gradient again has no meaning here: ``first_order_only``.
+
+    Its *value* is the energy score of two generated images against each query or support image: unlike the
+    players' own losses, which stand still while both improve, it falls as images get better.
+    """
+
+    Options = GanOptions
+    first_order_only = "its gradient is the field of two players, not the gradient of one loss"
+    metric = f"energy score of {SCORED} images (rms of pixels in [-1, 1])"
+
+    def __init__(self, arch: ArchitectureConfig, options: GanOptions, channels: int, image_size: int) -> None:
+        arch.check_image_size(image_size)
+        self.arch, self.options = arch, options
+        self.channels, self.image_size = channels, image_size
+
+    def build(self) -> nn.Module:
+        players = Players(self.arch, self.channels, self.image_size, self.options.latent)
+        # The critic computes with ``critic_rate`` times what is stored (as in Karras et al. 2019's mapping network,
+        # arXiv:1812.04948, appendix C): a step of given size moves it that many times as far.
+        with torch.no_grad():
+            for parameter in players.critic.parameters():
+                parameter.div_(self.options.critic_rate)
+        return players
+
+    def draw(self, count: int, rng: torch.Generator) -> Draw:
+        """Latents ``[B, SCORED, Z]``, mixtures for WGAN-GP and shifts for the augmentation."""
+        reach = self.options.translate
+        return {
+            "latent": torch.randn(count, SCORED, self.options.latent, generator=rng),
+            "mix": torch.rand(count, generator=rng),
+            "shift": torch.randint(-reach, reach + 1, (count, 2), generator=rng),
+        }
+
+    def losses(self, network: nn.Module, condition: Condition, images: Tensor, draw: Draw) -> Tensor:
+        """The two players' field, with the energy score of two generated images as its value: ``[B]``."""
+        assert isinstance(network, Players)
+        made = self._generated(network, condition, draw["latent"][:, :2])
+        energy = energy_score(images, made)
+        if not torch.is_grad_enabled():
+            return energy
+        scores = self._scores(network, condition)
+        real, fake = (_shifted(x, draw["shift"]) for x in (images, made[:, 0]))
+        if self.options.loss == "pairing":
+            critic, pull = pairing(scores, real, fake, self.options.penalty)
+        else:
+            critic, pull = wasserstein(scores, real, fake, draw["mix"], self.options.penalty)
+        field = critic + (pull * fake).sum((1, 2, 3)) + self.options.energy * energy
+        return energy.detach() + (field - field.detach())
+
+    @torch.no_grad()
+    def scores(self, network: nn.Module, condition: Condition, images: Tensor, draw: Draw) -> Tensor:
+        """The energy score of ``SCORED`` generated images against each image: ``[B]``, lower is better.
+
+        Its mean over queries is half the energy distance between generated and query images, plus a constant of
+        the queries alone. It does not ask the critic. (``metagen/metrics/energy.py``)
+        """
+        assert isinstance(network, Players)
+        return energy_score(images, self._generated(network, condition, draw["latent"]))
+
+    @torch.no_grad()
+    def sample(self, network: nn.Module, condition: Condition, count: int, rng: torch.Generator) -> Tensor:
+        """One pass of the generator."""
+        assert isinstance(network, Players)
+        groups = len(condition.members)
+        latent = self.options.temperature * torch.randn(groups, count, self.options.latent, generator=rng)
+        return self._generated(network, condition, latent.to(condition.support.device))
+
+    def _generated(self, network: Players, condition: Condition, latent: Tensor) -> Tensor:
+        """Images ``[B, S, C, H, W]`` of latents ``[B, S, Z]``."""
+        context = context_of(network.generator, condition)
+        made = network.generator(latent.flatten(0, 1).to(compute_dtype(network)), context)
+        return wide(made).unflatten(0, latent.shape[:2])
+
+    def _scores(self, network: Players, condition: Condition) -> Callable[[Tensor], Tensor]:
+        """The critic as a function of images alone."""
+        critic = network.critic
+        features = [] if critic.set is None else self._scaled(critic.set)(prepared(critic, condition.support))
+        context, score = pool(features, condition.members), self._scaled(critic)
+
+        def scores(images: Tensor) -> Tensor:
+            with sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivative
+                return wide(score(prepared(critic, images), context))
+
+        return scores
+
+    def _scaled(self, module: nn.Module) -> Callable[..., Any]:
+        """A part of the critic, computing with ``critic_rate`` times its weights."""
+        rate = self.options.critic_rate
+        if rate == 1:
+            return module
+        weights = {name: rate * value for name, value in module.named_parameters()}
+        return lambda *arguments: functional_call(module, weights, arguments)
+
+
+def _shifted(images: Tensor, shift: Tensor) -> Tensor:
+    """``images [B, C, H, W]`` moved by ``shift [B, 2]`` pixels down and right; what comes in is background (-1)."""
+    reach = int(shift.abs().max())
+    if not reach:
+        return images
+    H, W = images.shape[-2:]
+    padded = F.pad(images, (reach,) * 4, value=-1.0)
+    rows = reach - shift[:, :1] + torch.arange(H, device=images.device)
+    columns = reach - shift[:, 1:] + torch.arange(W, device=images.device)
+    which = torch.arange(len(images), device=images.device)
+    return padded[which[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)

@@ -1,0 +1,29 @@
+"""Diversity: do generated images differ from each other as much as real ones do?"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from metagen.metrics.pyramid import pyramid
+
+
+def diversity(generated: Tensor, real: Tensor) -> float:
+    """Mean distance between two of ``generated [M, C, H, W]`` over that between two of ``real [N, C, H, W]``::
+
+        mean_{i != j} |f(y_i) - f(y_j)|  /  mean_{i != j} |f(x_i) - f(x_j)|
+
+    with ``f`` the pyramid of means: 0 where all generated images are one (mode collapse), 1 where they vary as the
+    real ones do. It says nothing of what they show: read it beside ``coverage``. Raises ``ValueError`` for fewer
+    than two images of either, or for real ones that are all the same.
+    """
+    if len(generated) < 2 or len(real) < 2:
+        raise ValueError(f"{len(generated)} generated and {len(real)} real images: two of each are needed")
+    spread = _spread(real)
+    if not spread:
+        raise ValueError("the real images are all the same: nothing to compare the spread with")
+    return _spread(generated) / spread
+
+
+def _spread(images: Tensor) -> float:
+    return float(torch.pdist(pyramid(images).double()).mean())
