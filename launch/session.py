@@ -15,13 +15,14 @@ from types import FrameType
 from launch import run_folder
 from launch.board import Board
 from launch.console import Console
-from metagen import checkpoint, tasks, work
+from metagen import checkpoint, quarantine, tasks, work
 from metagen.config import RunConfig
 from metagen.errors import UserError
+from metagen.guard import Diverged
 from metagen.learner import Learner, initial_state
 from metagen.pool import Pool, SerialPool, available_cores, one_thread
 from metagen.precision import resolve
-from metagen.records import StepReport
+from metagen.records import Quarantined, StepReport
 from metagen.tasks.imageset import ImageSet
 from metagen.train import train
 
@@ -101,6 +102,11 @@ def _drive(learner: Learner, parts: work.Parts, pool: Pool, folder: Path, worker
     def save(name: str) -> None:
         checkpoint.save_checkpoint(folder / "checkpoints" / name, config, layout, learner.state)
 
+    def set_aside(broken: tuple[Quarantined, ...]) -> None:
+        for one in broken:
+            if quarantine.keep(folder, one):
+                console.line(f"quarantined: 'metagen replay {folder} {one.item.work_id}' does it again")
+
     saved = learner.state.step
     try:
         with (
@@ -112,6 +118,7 @@ def _drive(learner: Learner, parts: work.Parts, pool: Pool, folder: Path, worker
             for report in train(learner, pool):
                 console.write(report)
                 board.write(report, learner.state)
+                set_aside(report.quarantined)
                 if _due(config, report):
                     save(f"step-{report.step:06d}")
                     saved = report.step
@@ -120,6 +127,9 @@ def _drive(learner: Learner, parts: work.Parts, pool: Pool, folder: Path, worker
                     break
     except KeyboardInterrupt:  # the second signal, or one that came before the loop
         stop.asked = True
+    except Diverged as error:
+        set_aside(error.quarantined)
+        raise
     except OSError as error:  # from TensorBoard's writer; checkpoints report for themselves
         if error.errno not in DISK_ERRORS:
             raise

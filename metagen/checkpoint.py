@@ -12,7 +12,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from metagen import __version__
 from metagen.config import RunConfig
 from metagen.errors import UserError
 from metagen.flat import Layout
+from metagen.guard import Watch
 from metagen.learner import MetaState
 from metagen.records import Snapshot, packed, unpacked
 
@@ -69,6 +70,7 @@ def save_checkpoint(folder: Path, config: RunConfig, layout: Layout, state: Meta
             "mean": state.mean,
             **{f"moments.{name}": value for name, value in state.moments.items()},
             **{f"policy_moments.{name}": value for name, value in state.policy_moments.items()},
+            **{f"anchor.{name}": value for name, value in state.anchor.items()},
             **{f"recent.{s.version}.theta": unpacked(s.theta) for s in state.recent},
             **{f"recent.{s.version}.policy": unpacked(s.policy) for s in state.recent},
         },
@@ -95,6 +97,7 @@ def _publish(folder: Path, config: RunConfig, layout: Layout, state: MetaState, 
         "tasks": state.tasks,
         "applied": [list(pair) for pair in state.applied],
         "counts": {str(verdict): count for verdict, count in state.counts.items()},
+        "watch": asdict(state.watch),
         "names": layout.names,
         "shapes": layout.shapes,
         "layers": layout.layers,
@@ -206,6 +209,8 @@ def _state(manifest: dict[str, Any], tensors: dict[str, Tensor], config: RunConf
         version=manifest["version"],
         applied=tuple((int(version), str(work_id)) for version, work_id in manifest["applied"]),
         counts=dict(manifest["counts"]),
+        watch=_watch(manifest.get("watch", {})),
+        anchor=group("anchor."),
         tasks=manifest["tasks"],
         recent=tuple(
             Snapshot(
@@ -213,9 +218,15 @@ def _state(manifest: dict[str, Any], tensors: dict[str, Tensor], config: RunConf
                 packed(tensors[f"recent.{version}.theta"], config.dtype),
                 packed(tensors[f"recent.{version}.policy"], torch.float32),
             )
-            for version in sorted(int(name.split(".")[1]) for name in tensors if name.endswith(".theta"))
+            for version in sorted(int(name.split(".")[0]) for name in group("recent.") if name.endswith(".theta"))
         ),
     )
+
+
+def _watch(values: dict[str, Any]) -> Watch:
+    """The guard's memory; a checkpoint from before there was a guard holds none."""
+    plain: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+    return Watch(**plain)
 
 
 def _write(path: Path, data: bytes) -> None:

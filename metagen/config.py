@@ -17,6 +17,7 @@ from metagen.compatibility import refusal
 from metagen.errors import UserError
 from metagen.flat import named
 from metagen.generators import ArchitectureConfig
+from metagen.guard import GuardConfig
 from metagen.outer import OuterConfig
 from metagen.registry import find, options_of
 from metagen.strict import Strict
@@ -111,6 +112,7 @@ class RunConfig(Strict):
     max_staleness: int = Field(0, ge=0, le=100)
     """Outer steps that workers may be ahead of the learner: each step is estimated at the version so many steps
     before its own, within its phase. 0 is synchronous: workers wait while the learner applies a step."""
+    guard: GuardConfig = GuardConfig()
     pool: PoolConfig = PoolConfig()
     log: LogConfig = LogConfig()
 
