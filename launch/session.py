@@ -23,6 +23,7 @@ from metagen.learner import Learner, initial_state
 from metagen.pool import Pool, SerialPool, available_cores, one_thread
 from metagen.precision import resolve
 from metagen.records import Quarantined, StepReport
+from metagen.store import Store, bring_newest
 from metagen.tasks.imageset import ImageSet
 from metagen.train import train
 
@@ -53,6 +54,9 @@ class Workers:
 def start(config: RunConfig, folder: Path, workers: Workers) -> None:
     """Begin a new run in ``folder``."""
     run_folder.check_free(folder)
+    store = run_folder.open_store(config)
+    if store and store.read(run_folder.CONFIG):
+        raise UserError(f"{store.url} already holds a run: 'metagen resume {store.url}' or choose another --store")
     one_thread()
     images = tasks.load(config.data)
     _enough(config, images)
@@ -62,13 +66,18 @@ def start(config: RunConfig, folder: Path, workers: Workers) -> None:
         layout = parts.problem.network.layout
         learner = Learner(config, layout, initial_state(parts.problem.network.initial, parts.policy, layout))
         run_folder.create(folder, config)
-        _drive(learner, parts, make_pool(parts), folder, workers)
+        if store:
+            store.write(run_folder.CONFIG, config.to_yaml().encode())
+        _drive(learner, parts, make_pool(parts), folder, workers, store)
 
 
 def proceed(folder: Path, workers: Workers) -> None:
     """Continue the run in ``folder`` from its newest whole checkpoint; with none, from its start."""
     one_thread()
     config = run_folder.read_config(folder)
+    store = run_folder.open_store(config)
+    if store:
+        bring_newest(store, folder, lambda text: print(text, file=sys.stderr))
     images = tasks.load(config.data)
     with _pooling(workers) as make_pool:
         parts = work.build(config, images)
@@ -88,19 +97,33 @@ def proceed(folder: Path, workers: Workers) -> None:
             state = saved.state
             break
         if state.step >= config.steps:
+            if store:
+                store.publish(folder / "checkpoints" / checkpoint.FINAL)
             print(f"{folder} is complete: {state.step} steps")
             return
-        _drive(Learner(config, layout, state), parts, make_pool(parts), folder, workers)
+        _drive(Learner(config, layout, state), parts, make_pool(parts), folder, workers, store)
 
 
-def _drive(learner: Learner, parts: work.Parts, pool: Pool, folder: Path, workers: Workers) -> None:
+def _drive(
+    learner: Learner, parts: work.Parts, pool: Pool, folder: Path, workers: Workers, store: Store | None
+) -> None:
     """Run the loop to its end, logging and saving; a signal stops it between two steps."""
     config, layout = learner.config, learner.layout
     stop = _Stop()
     console = Console(config, folder, workers.kind, workers.count, parts)
 
-    def save(name: str) -> None:
-        checkpoint.save_checkpoint(folder / "checkpoints" / name, config, layout, learner.state)
+    def save(name: str, last: bool = False) -> None:
+        path = folder / "checkpoints" / name
+        checkpoint.save_checkpoint(path, config, layout, learner.state)
+        if store is None:
+            return
+        try:
+            store.publish(path)
+            store.prune(config.log.keep)
+        except UserError as error:
+            if last:  # the run is whole in its folder, but not where it was asked to be
+                raise UserError(f"{path} is written, but not stored: {error}; then 'metagen resume {folder}'") from None
+            console.line(f"not stored, the next checkpoint will try again: {error}")
 
     def set_aside(broken: tuple[Quarantined, ...]) -> None:
         for one in broken:
@@ -141,10 +164,10 @@ def _drive(learner: Learner, parts: work.Parts, pool: Pool, folder: Path, worker
     step = learner.state.step
     if step < config.steps:
         if saved < step:
-            save(f"step-{step:06d}")
+            save(f"step-{step:06d}", last=True)
         console.line(f"stopped after step {step} of {config.steps}: continue with 'metagen resume {folder}'")
         raise KeyboardInterrupt
-    save("final")
+    save("final", last=True)
     console.line(f"checkpoint: {folder / 'checkpoints' / 'final'}")
 
 

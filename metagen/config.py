@@ -91,7 +91,9 @@ class LogConfig(Strict):
     """Outer steps between image grids in TensorBoard; 0 for four over the run."""
     checkpoint_every: int = Field(200, ge=1)
     keep: int = Field(2, ge=1)
-    """Newest checkpoints kept beside the final one."""
+    """Newest checkpoints kept beside the best and the final one."""
+    store: str | None = None
+    """URL of a folder, such as ``s3://bucket/runs/mine``, that every checkpoint is copied to."""
 
 
 class RunConfig(Strict):
@@ -208,9 +210,15 @@ class RunConfig(Strict):
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file; raises ``UserError`` naming the line where it cannot be read."""
     try:
-        values = yaml.safe_load(path.read_text())
+        return parse_yaml(path.read_bytes(), str(path))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def parse_yaml(text: bytes, path: str) -> dict[str, Any]:
+    """As ``read_yaml``, of bytes that came from ``path``."""
+    try:
+        values = yaml.safe_load(text.decode())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
     if not isinstance(values, dict):

@@ -127,12 +127,16 @@ class Learner:
         }
         norm = float(gradient.norm())
         watch = observe(
-            self.config.guard, self.state.watch, metrics["loss"], norm, nonfinite=verdicts[Verdict.NONFINITE] > 0
+            self.config.guard, self._watch(), metrics["loss"], norm, nonfinite=verdicts[Verdict.NONFINITE] > 0
         )
         back = self._must_go_back(watch, metrics["loss"], norm)
         rate = self._apply(gradient, policy_gradient, norm, accepted, verdicts, watch, back)
         done = sum(r.tasks for r in accepted)
         return Applied(metrics, dict(verdicts), rate, norm, done, tuple(broken), back)
+
+    def _watch(self) -> Watch:
+        first = self.config.phase_at(self.state.step)[1] == 0
+        return new_phase(self.state.watch) if first else self.state.watch
 
     def _quarantined(self, result: WorkResult, snapshot: Snapshot) -> Quarantined:
         config, step = self.config, result.step
@@ -202,7 +206,7 @@ class Learner:
         if last:  # the next phase starts from the mean, with an optimiser of its own
             theta = mean.clone()
             moments, policy_moments = no_moments(len(theta)), no_moments(len(policy))
-            watch, anchor = new_phase(watch), {}
+            anchor = {}
         if not back and anchor_due(self.config.guard, watch, step + 1, dict(anchor)):
             anchor = _to_anchor(theta, policy, mean, moments, policy_moments)
         oldest = version - self.config.max_staleness
