@@ -15,6 +15,7 @@ from types import FrameType
 from launch import run_folder
 from launch.board import Board
 from launch.console import Console
+from launch.journal import Journal
 from metagen import checkpoint, quarantine, tasks, work
 from metagen.config import RunConfig
 from metagen.errors import UserError
@@ -111,26 +112,32 @@ def _drive(
     config, layout = learner.config, learner.layout
     stop = _Stop()
     console = Console(config, folder, workers.kind, workers.count, parts)
+    journal = Journal(folder, config)
 
     def save(name: str, last: bool = False) -> None:
         path = folder / "checkpoints" / name
         checkpoint.save_checkpoint(path, config, layout, learner.state)
+        journal.write("checkpoint", checkpoint=name, step=learner.state.step)
         if store is None:
             return
         try:
             store.publish(path)
             store.prune(config.log.keep)
         except UserError as error:
+            journal.write("not stored", checkpoint=name, error=str(error))
             if last:  # the run is whole in its folder, but not where it was asked to be
                 raise UserError(f"{path} is written, but not stored: {error}; then 'metagen resume {folder}'") from None
             console.line(f"not stored, the next checkpoint will try again: {error}")
 
     def set_aside(broken: tuple[Quarantined, ...]) -> None:
         for one in broken:
-            if quarantine.keep(folder, one):
+            kept = quarantine.keep(folder, one)
+            journal.write("quarantined", work_id=one.item.work_id, step=one.item.step + 1, where=one.where, kept=kept)
+            if kept:
                 console.line(f"quarantined: 'metagen replay {folder} {one.item.work_id}' does it again")
 
     saved = learner.state.step
+    observe = _ray_metrics(config) if workers.kind == "ray" else None
     try:
         with (
             stop.listening(),
@@ -138,9 +145,13 @@ def _drive(
             Board(folder / "tensorboard", parts, learner.state.step) as board,
             console,
         ):
+            journal.start(learner.state.step, workers.kind, workers.count)
             for report in train(learner, pool):
                 console.write(report)
                 board.write(report, learner.state)
+                journal.step(report)
+                if observe:
+                    observe(report)
                 set_aside(report.quarantined)
                 if _due(config, report):
                     save(f"step-{report.step:06d}")
@@ -152,6 +163,7 @@ def _drive(
         stop.asked = True
     except Diverged as error:
         set_aside(error.quarantined)
+        journal.write("failed", step=learner.state.step, error=str(error))
         raise
     except OSError as error:  # from TensorBoard's writer; checkpoints report for themselves
         if error.errno not in DISK_ERRORS:
@@ -166,8 +178,10 @@ def _drive(
         if saved < step:
             save(f"step-{step:06d}", last=True)
         console.line(f"stopped after step {step} of {config.steps}: continue with 'metagen resume {folder}'")
+        journal.write("stopped", step=step)
         raise KeyboardInterrupt
     save("final", last=True)
+    journal.write("ended", step=step)
     console.line(f"checkpoint: {folder / 'checkpoints' / 'final'}")
 
 
@@ -221,6 +235,12 @@ def _pooling(workers: Workers) -> Iterator[Callable[[work.Parts], Pool]]:
         yield lambda parts: RayPool(parts.config, parts.images, workers.count, workers.cpus, workers.gpus)
     finally:
         stop_ray()
+
+
+def _ray_metrics(config: RunConfig) -> Callable[[StepReport], None]:
+    from cluster.metrics import Metrics
+
+    return Metrics(config.name).write
 
 
 def _due(config: RunConfig, report: StepReport) -> bool:

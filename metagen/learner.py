@@ -17,7 +17,7 @@ from metagen.guard import Diverged, Watch, anchor_due, new_phase, observe, rolle
 from metagen.outer import Moments, OuterConfig, adam, direction, no_moments
 from metagen.policies import Policy
 from metagen.probes import reported
-from metagen.records import Quarantined, Snapshot, Verdict, WorkItem, WorkResult, packed, unpacked
+from metagen.records import Outcome, Quarantined, Snapshot, Verdict, WorkItem, WorkResult, packed, unpacked
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,7 @@ class Applied:
     learning_rate: float
     gradient_norm: float
     tasks: int
+    outcomes: tuple[Outcome, ...] = ()
     quarantined: tuple[Quarantined, ...] = ()
     rolled_back: bool = False
 
@@ -102,10 +103,13 @@ class Learner:
         verdicts: Counter[Verdict] = Counter()
         accepted: list[WorkResult] = []
         broken: list[Quarantined] = []
+        outcomes: list[Outcome] = []
         held = {snapshot.version: snapshot for snapshot in (*self.state.recent, self.snapshot())}
         for result in sorted(results, key=lambda r: (r.step, r.index, r.version)):
             verdict = self.judge(result, seen)
             verdicts[verdict] += 1
+            r, age = result, self.state.version - result.version
+            outcomes.append(Outcome(r.work_id, r.index, r.version, age, verdict, r.worker, r.seconds))
             if verdict is Verdict.ACCEPTED:
                 accepted.append(result)
                 seen.add(result.work_id)
@@ -132,7 +136,7 @@ class Learner:
         back = self._must_go_back(watch, metrics["loss"], norm)
         rate = self._apply(gradient, policy_gradient, norm, accepted, verdicts, watch, back)
         done = sum(r.tasks for r in accepted)
-        return Applied(metrics, dict(verdicts), rate, norm, done, tuple(broken), back)
+        return Applied(metrics, dict(verdicts), rate, norm, done, tuple(outcomes), tuple(broken), back)
 
     def _watch(self) -> Watch:
         first = self.config.phase_at(self.state.step)[1] == 0

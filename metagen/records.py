@@ -119,6 +119,20 @@ class Verdict(StrEnum):
 
 
 @dataclass(frozen=True)
+class Outcome:
+    """What became of one result, without its vectors."""
+
+    work_id: str
+    index: int
+    version: int
+    age: int
+    """Versions between the one that it was estimated at and the one that it was judged at."""
+    verdict: Verdict
+    worker: str
+    seconds: float
+
+
+@dataclass(frozen=True)
 class StepReport:
     """One outer step as its callers see it."""
 
@@ -138,6 +152,8 @@ class StepReport:
     (handing work out and waiting longer than any worker took), ``learner``, ``idle`` (workers waiting for the
     slowest and for the caller). With ``max_staleness`` the learner's part passes while workers adapt."""
 
+    outcomes: tuple[Outcome, ...] = ()
+    """All results that came for the step, in the order of their index."""
     quarantined: tuple[Quarantined, ...] = ()
     """Results that were not finite."""
     rolled_back: bool = False

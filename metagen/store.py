@@ -107,9 +107,11 @@ class Store:
 
     @contextmanager
     def _telling(self, done: str) -> Iterator[None]:
+        from pyarrow import ArrowException
+
         try:
             yield
-        except OSError as error:
+        except (OSError, ArrowException) as error:
             why = " ".join(str(error).split())
             raise UserError(f"{self.url}: cannot be {done} ({why}): check the address and your credentials") from None
 

@@ -76,6 +76,7 @@ def train(learner: Learner, pool: Pool) -> Iterator[StepReport]:
                 "learner": ended - taken,
                 "total": ended - started,
             },
+            outcomes=applied.outcomes,
             quarantined=applied.quarantined,
             rolled_back=applied.rolled_back,
             rollbacks=learner.state.watch.rollbacks,
