@@ -47,6 +47,7 @@ class Board:
                 add(f"inner/{name}", value, step)
         for verdict in Verdict:
             add(f"results/{verdict}", state.counts.get(verdict, 0), step)
+        add("results/rollbacks", report.rollbacks, step)
         for part, seconds in report.seconds.items():
             add(f"seconds/{part}", seconds, step)
         add("rate/tasks_per_second", report.tasks / report.seconds["total"], step)

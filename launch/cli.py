@@ -14,6 +14,8 @@ from metagen.errors import UserError
 COMMANDS = {
     "train": ("launch.train:train", "Meta-train a generator from a preset or a config file."),
     "resume": ("launch.train:resume", "Continue an interrupted run, bit for bit."),
+    "top": ("launch.top:top", "Watch a run: steps, losses, actors, faults."),
+    "replay": ("launch.replay:replay", "Do the work of a non-finite result again."),
     "describe": ("launch.describe:describe", "Show a config's network, and what it costs, before training it."),
     "evaluate": ("launch.evaluate:evaluate", "Measure a checkpoint on classes it has never seen."),
     "adapt": ("launch.adapt:adapt", "Adapt to a handful of your images and make more of them."),

@@ -83,6 +83,8 @@ class Console:
         for verdict, count in report.verdicts.items():
             if verdict is not Verdict.ACCEPTED and count:
                 self.line(f"step {report.step}: {count} {verdict} result{'s' if count > 1 else ''} not applied")
+        if report.rolled_back:
+            self.line(f"step {report.step}: diverged (loss {report.loss:.4g}), back to the last good state; goes on")
         if self.live:
             self.progress.update(
                 self._bar, completed=report.step, description=phase, loss=f"{self.loss:.4f}", rate=f"{self.rate:.0f}"

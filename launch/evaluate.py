@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from launch.options import checkpoint_argument, int_list
+from launch.options import CheckpointPath, checkpoint_argument, int_list
 
 
 @click.command()
@@ -19,7 +19,7 @@ from launch.options import checkpoint_argument, int_list
     "--tasks", "tasks_", type=click.IntRange(min=1), default=24, show_default=True, help="Classes to test on."
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of classes and noise.")
-@click.option("--joint", type=click.Path(path_type=Path), help="Unconditioned baseline.  [default: the packaged one]")
+@click.option("--joint", type=CheckpointPath(), help="Unconditioned baseline.  [default: the packaged one]")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="[default: evaluation.json in CHECKPOINT]")
 @click.option("--picture", type=click.Path(path_type=Path), help="[default: samples.png in CHECKPOINT]")
 def evaluate(

@@ -3,10 +3,31 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
-checkpoint_argument = click.argument("checkpoint", type=click.Path(path_type=Path))
+FETCHED = Path("fetched")
+"""Where checkpoints from a store are copied to: their address below it, so that results come to lie beside them."""
+
+
+class CheckpointPath(click.Path):
+    """A local path, or the URL of a run or checkpoint in a store, which is copied here first."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not (isinstance(value, str) and "://" in value):
+            return super().convert(value, param, ctx)
+        from metagen.store import fetch
+
+        folder = fetch(value, FETCHED, lambda text: click.echo(text, err=True))
+        click.echo(f"{value} is in {folder}", err=True)
+        return folder
+
+
+checkpoint_argument = click.argument("checkpoint", type=CheckpointPath())
 
 
 def int_list(context: click.Context, parameter: click.Parameter, value: str) -> tuple[int, ...]:

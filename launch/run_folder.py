@@ -7,8 +7,9 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from metagen.config import RunConfig, read_yaml
+from metagen.config import RunConfig, parse_yaml, read_yaml
 from metagen.errors import UserError
+from metagen.store import Store
 
 CONFIG = "config.yaml"
 
@@ -34,6 +35,29 @@ def create(folder: Path, config: RunConfig) -> None:
             for path in made:
                 path.rmdir()
         raise UserError(f"{folder}: cannot be written ({error.strerror}): choose another --run-dir") from None
+
+
+def create_copy(url: str) -> Path:
+    """The working copy of the run at a store's ``url``: ``runs/NAME``, made with its config if it is not there.
+
+    Raises ``UserError`` if the store holds no run, or the folder is of another.
+    """
+    folder = Path("runs") / url.rstrip("/").rpartition("/")[2]
+    if (folder / CONFIG).is_file():
+        if read_config(folder).log.store != url.rstrip("/"):
+            raise UserError(f"{folder} holds another run than {url}: resume from another folder than this")
+        return folder
+    text = Store(url).read(CONFIG)
+    if text is None:
+        raise UserError(f"{url}: no run there (no {CONFIG}): give the URL that 'metagen train' stored it at")
+    config = RunConfig.parse(parse_yaml(text, url))
+    create(folder, config.model_copy(update={"log": config.log.model_copy(update={"store": url.rstrip("/")})}))
+    return folder
+
+
+def open_store(config: RunConfig) -> Store | None:
+    """The store that a config names, checked; None if it names none."""
+    return Store(config.log.store) if config.log.store else None
 
 
 def check_free(folder: Path) -> None:

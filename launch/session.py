@@ -15,13 +15,16 @@ from types import FrameType
 from launch import run_folder
 from launch.board import Board
 from launch.console import Console
-from metagen import checkpoint, tasks, work
+from launch.journal import Journal
+from metagen import checkpoint, quarantine, tasks, work
 from metagen.config import RunConfig
 from metagen.errors import UserError
+from metagen.guard import Diverged
 from metagen.learner import Learner, initial_state
 from metagen.pool import Pool, SerialPool, available_cores, one_thread
 from metagen.precision import resolve
-from metagen.records import StepReport
+from metagen.records import Quarantined, StepReport
+from metagen.store import Store, bring_newest
 from metagen.tasks.imageset import ImageSet
 from metagen.train import train
 
@@ -52,6 +55,9 @@ class Workers:
 def start(config: RunConfig, folder: Path, workers: Workers) -> None:
     """Begin a new run in ``folder``."""
     run_folder.check_free(folder)
+    store = run_folder.open_store(config)
+    if store and store.read(run_folder.CONFIG):
+        raise UserError(f"{store.url} already holds a run: 'metagen resume {store.url}' or choose another --store")
     one_thread()
     images = tasks.load(config.data)
     _enough(config, images)
@@ -61,13 +67,18 @@ def start(config: RunConfig, folder: Path, workers: Workers) -> None:
         layout = parts.problem.network.layout
         learner = Learner(config, layout, initial_state(parts.problem.network.initial, parts.policy, layout))
         run_folder.create(folder, config)
-        _drive(learner, parts, make_pool(parts), folder, workers)
+        if store:
+            store.write(run_folder.CONFIG, config.to_yaml().encode())
+        _drive(learner, parts, make_pool(parts), folder, workers, store)
 
 
 def proceed(folder: Path, workers: Workers) -> None:
     """Continue the run in ``folder`` from its newest whole checkpoint; with none, from its start."""
     one_thread()
     config = run_folder.read_config(folder)
+    store = run_folder.open_store(config)
+    if store:
+        bring_newest(store, folder, lambda text: print(text, file=sys.stderr))
     images = tasks.load(config.data)
     with _pooling(workers) as make_pool:
         parts = work.build(config, images)
@@ -87,21 +98,46 @@ def proceed(folder: Path, workers: Workers) -> None:
             state = saved.state
             break
         if state.step >= config.steps:
+            if store:
+                store.publish(folder / "checkpoints" / checkpoint.FINAL)
             print(f"{folder} is complete: {state.step} steps")
             return
-        _drive(Learner(config, layout, state), parts, make_pool(parts), folder, workers)
+        _drive(Learner(config, layout, state), parts, make_pool(parts), folder, workers, store)
 
 
-def _drive(learner: Learner, parts: work.Parts, pool: Pool, folder: Path, workers: Workers) -> None:
+def _drive(
+    learner: Learner, parts: work.Parts, pool: Pool, folder: Path, workers: Workers, store: Store | None
+) -> None:
     """Run the loop to its end, logging and saving; a signal stops it between two steps."""
     config, layout = learner.config, learner.layout
     stop = _Stop()
     console = Console(config, folder, workers.kind, workers.count, parts)
+    journal = Journal(folder, config)
 
-    def save(name: str) -> None:
-        checkpoint.save_checkpoint(folder / "checkpoints" / name, config, layout, learner.state)
+    def save(name: str, last: bool = False) -> None:
+        path = folder / "checkpoints" / name
+        checkpoint.save_checkpoint(path, config, layout, learner.state)
+        journal.write("checkpoint", checkpoint=name, step=learner.state.step)
+        if store is None:
+            return
+        try:
+            store.publish(path)
+            store.prune(config.log.keep)
+        except UserError as error:
+            journal.write("not stored", checkpoint=name, error=str(error))
+            if last:  # the run is whole in its folder, but not where it was asked to be
+                raise UserError(f"{path} is written, but not stored: {error}; then 'metagen resume {folder}'") from None
+            console.line(f"not stored, the next checkpoint will try again: {error}")
+
+    def set_aside(broken: tuple[Quarantined, ...]) -> None:
+        for one in broken:
+            kept = quarantine.keep(folder, one)
+            journal.write("quarantined", work_id=one.item.work_id, step=one.item.step + 1, where=one.where, kept=kept)
+            if kept:
+                console.line(f"quarantined: 'metagen replay {folder} {one.item.work_id}' does it again")
 
     saved = learner.state.step
+    observe = _ray_metrics(config) if workers.kind == "ray" else None
     try:
         with (
             stop.listening(),
@@ -109,9 +145,14 @@ def _drive(learner: Learner, parts: work.Parts, pool: Pool, folder: Path, worker
             Board(folder / "tensorboard", parts, learner.state.step) as board,
             console,
         ):
+            journal.start(learner.state.step, workers.kind, workers.count)
             for report in train(learner, pool):
                 console.write(report)
                 board.write(report, learner.state)
+                journal.step(report)
+                if observe:
+                    observe(report)
+                set_aside(report.quarantined)
                 if _due(config, report):
                     save(f"step-{report.step:06d}")
                     saved = report.step
@@ -120,6 +161,10 @@ def _drive(learner: Learner, parts: work.Parts, pool: Pool, folder: Path, worker
                     break
     except KeyboardInterrupt:  # the second signal, or one that came before the loop
         stop.asked = True
+    except Diverged as error:
+        set_aside(error.quarantined)
+        journal.write("failed", step=learner.state.step, error=str(error))
+        raise
     except OSError as error:  # from TensorBoard's writer; checkpoints report for themselves
         if error.errno not in DISK_ERRORS:
             raise
@@ -131,10 +176,12 @@ def _drive(learner: Learner, parts: work.Parts, pool: Pool, folder: Path, worker
     step = learner.state.step
     if step < config.steps:
         if saved < step:
-            save(f"step-{step:06d}")
+            save(f"step-{step:06d}", last=True)
         console.line(f"stopped after step {step} of {config.steps}: continue with 'metagen resume {folder}'")
+        journal.write("stopped", step=step)
         raise KeyboardInterrupt
-    save("final")
+    save("final", last=True)
+    journal.write("ended", step=step)
     console.line(f"checkpoint: {folder / 'checkpoints' / 'final'}")
 
 
@@ -188,6 +235,12 @@ def _pooling(workers: Workers) -> Iterator[Callable[[work.Parts], Pool]]:
         yield lambda parts: RayPool(parts.config, parts.images, workers.count, workers.cpus, workers.gpus)
     finally:
         stop_ray()
+
+
+def _ray_metrics(config: RunConfig) -> Callable[[StepReport], None]:
+    from cluster.metrics import Metrics
+
+    return Metrics(config.name).write
 
 
 def _due(config: RunConfig, report: StepReport) -> bool:

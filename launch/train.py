@@ -28,6 +28,7 @@ def pool_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of everything random in the run.")
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Change a config key; repeatable.")
 @click.option("--run-dir", type=click.Path(path_type=Path), help="Where the run is kept.  [default: runs/NAME]")
+@click.option("--store", metavar="URL", help="Copy checkpoints to s3://BUCKET/FOLDER or gs://BUCKET/FOLDER too.")
 @pool_options
 @click.option("--dry-run", is_flag=True, help="Check and print the config, then stop.")
 def train(
@@ -36,6 +37,7 @@ def train(
     seed: int | None,
     assignments: tuple[str, ...],
     run_dir: Path | None,
+    store: str | None,
     pool: str | None,
     actors: int | None,
     address: str | None,
@@ -55,6 +57,8 @@ def train(
     from launch.preset import load_config
     from launch.session import Workers, start
 
+    if store:
+        assignments = (*assignments, f"log.store={store.rstrip('/')}")
     config = load_config(source, assignments, steps, seed)
     if dry_run:
         click.echo(config.to_yaml(), nl=False)
@@ -64,19 +68,23 @@ def train(
 
 
 @click.command()
-@click.argument("run_dir", type=click.Path(path_type=Path))
+@click.argument("run_dir")
 @pool_options
-def resume(run_dir: Path, pool: str | None, actors: int | None, address: str | None) -> None:
+def resume(run_dir: str, pool: str | None, actors: int | None, address: str | None) -> None:
     """Continue an interrupted run from its newest whole checkpoint.
 
-    The result is the same, bit for bit, as if the run had never been interrupted.
+    The result is the same, bit for bit, as if the run had never been interrupted. RUN_DIR may be the URL that a run
+    is stored at: it goes on in runs/NAME here.
 
     \b
-    Example:
+    Examples:
       metagen resume runs/quickstart
+      metagen resume s3://bucket/runs/mine
     """
     from launch import run_folder
     from launch.session import Workers, proceed
+    from metagen.store import is_url
 
-    config = run_folder.read_config(run_dir)
-    proceed(run_dir, Workers.choose(config, pool, actors, address))
+    folder = run_folder.create_copy(run_dir) if is_url(run_dir) else Path(run_dir)
+    config = run_folder.read_config(folder)
+    proceed(folder, Workers.choose(config, pool, actors, address))

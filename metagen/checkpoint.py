@@ -10,9 +10,9 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,13 @@ from metagen import __version__
 from metagen.config import RunConfig
 from metagen.errors import UserError
 from metagen.flat import Layout
+from metagen.guard import Watch
 from metagen.learner import MetaState
 from metagen.records import Snapshot, packed, unpacked
 
 FORMAT = 1
 WEIGHTS, MANIFEST = "state.safetensors", "checkpoint.json"
+FINAL, BEST = "final", "best"
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ def save_checkpoint(folder: Path, config: RunConfig, layout: Layout, state: Meta
             "mean": state.mean,
             **{f"moments.{name}": value for name, value in state.moments.items()},
             **{f"policy_moments.{name}": value for name, value in state.policy_moments.items()},
+            **{f"anchor.{name}": value for name, value in state.anchor.items()},
             **{f"recent.{s.version}.theta": unpacked(s.theta) for s in state.recent},
             **{f"recent.{s.version}.policy": unpacked(s.policy) for s in state.recent},
         },
@@ -95,6 +98,9 @@ def _publish(folder: Path, config: RunConfig, layout: Layout, state: MetaState, 
         "tasks": state.tasks,
         "applied": [list(pair) for pair in state.applied],
         "counts": {str(verdict): count for verdict, count in state.counts.items()},
+        "watch": asdict(state.watch),
+        "phase": config.phase_at(max(state.step - 1, 0))[0],
+        "score": state.watch.score,
         "names": layout.names,
         "shapes": layout.shapes,
         "layers": layout.layers,
@@ -107,7 +113,7 @@ def _publish(folder: Path, config: RunConfig, layout: Layout, state: MetaState, 
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint folder, or the newest whole checkpoint of a run folder.
+    """Read a checkpoint folder, or the newest checkpoint of a run folder; ``RUN/checkpoints/best`` is its best.
 
     Raises ``UserError`` for a folder that is neither, a truncated or altered checkpoint, or another format.
     """
@@ -138,15 +144,42 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 def checkpoints(run: Path) -> list[Path]:
     """The checkpoint folders of a run, oldest first; ``final`` is the last if it is there."""
-    steps = sorted((run / "checkpoints").glob("step-*"), key=lambda path: (len(path.name), path.name))
-    final = run / "checkpoints" / "final"
-    return [*(p for p in steps if (p / MANIFEST).is_file()), *([final] if (final / MANIFEST).is_file() else [])]
+    folder = run / "checkpoints"
+    return [folder / name for name in oldest_first(path.parent.name for path in folder.glob(f"*/{MANIFEST}"))]
+
+
+def oldest_first(names: Iterable[str]) -> list[str]:
+    """Those of ``names`` that are a run's checkpoints, by step; ``final`` is the last."""
+    names = set(names)
+    steps = sorted((n for n in names if n.startswith("step-")), key=lambda name: (len(name), name))
+    return [*steps, *({FINAL} & names)]
+
+
+def best_checkpoint(run: Path) -> Path | None:
+    """A run's best checkpoint, as ``best_of`` says; None if none has a score."""
+    best = best_of({path.name: (path / MANIFEST).read_bytes() for path in checkpoints(run)})
+    return run / "checkpoints" / best if best else None
+
+
+def best_of(manifests: Mapping[str, bytes]) -> str | None:
+    """Of checkpoints, given oldest first, that of the newest phase whose running loss (``Watch.score``) was least."""
+    ranks = {name: rank for name, manifest in manifests.items() if (rank := _rank(manifest)) is not None}
+    return min(reversed(ranks), key=lambda name: ranks[name]) if ranks else None
+
+
+def _rank(manifest: bytes) -> tuple[int, float] | None:
+    try:
+        values = json.loads(manifest)
+        return -int(values["phase"]), float(values["score"])
+    except (ValueError, KeyError, TypeError):  # of an earlier version, exported, or torn: no candidate
+        return None
 
 
 def prune(run: Path, keep: int) -> None:
-    """Delete all but the ``keep`` newest step checkpoints of a run, and what a killed save left behind."""
-    steps = [path for path in checkpoints(run) if path.name != "final"]
-    for path in [*steps[: max(len(steps) - keep, 0)], *(run / "checkpoints").glob(".partial-*")]:
+    """Delete all step checkpoints of a run but the ``keep`` newest and the best, and what a killed save left behind."""
+    steps = [path for path in checkpoints(run) if path.name != FINAL]
+    old = {*steps[: max(len(steps) - keep, 0)]} - {best_checkpoint(run)}
+    for path in [*old, *(run / "checkpoints").glob(".partial-*")]:
         shutil.rmtree(path)
 
 
@@ -185,6 +218,8 @@ def _digest(manifest: dict[str, Any]) -> str:
 def _resolve(path: Path) -> Path:
     if (path / MANIFEST).is_file():
         return path
+    if path.name == BEST and path.parent.name == "checkpoints" and (best := best_checkpoint(path.parent.parent)):
+        return best
     if found := checkpoints(path):
         return found[-1]
     if not path.exists():
@@ -206,6 +241,8 @@ def _state(manifest: dict[str, Any], tensors: dict[str, Tensor], config: RunConf
         version=manifest["version"],
         applied=tuple((int(version), str(work_id)) for version, work_id in manifest["applied"]),
         counts=dict(manifest["counts"]),
+        watch=_watch(manifest.get("watch", {})),
+        anchor=group("anchor."),
         tasks=manifest["tasks"],
         recent=tuple(
             Snapshot(
@@ -213,9 +250,15 @@ def _state(manifest: dict[str, Any], tensors: dict[str, Tensor], config: RunConf
                 packed(tensors[f"recent.{version}.theta"], config.dtype),
                 packed(tensors[f"recent.{version}.policy"], torch.float32),
             )
-            for version in sorted(int(name.split(".")[1]) for name in tensors if name.endswith(".theta"))
+            for version in sorted(int(name.split(".")[0]) for name in group("recent.") if name.endswith(".theta"))
         ),
     )
+
+
+def _watch(values: dict[str, Any]) -> Watch:
+    """The guard's memory; a checkpoint from before there was a guard holds none."""
+    plain: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+    return Watch(**plain)
 
 
 def _write(path: Path, data: bytes) -> None:

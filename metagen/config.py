@@ -17,6 +17,7 @@ from metagen.compatibility import refusal
 from metagen.errors import UserError
 from metagen.flat import named
 from metagen.generators import ArchitectureConfig
+from metagen.guard import GuardConfig
 from metagen.outer import OuterConfig
 from metagen.registry import find, options_of
 from metagen.strict import Strict
@@ -90,7 +91,9 @@ class LogConfig(Strict):
     """Outer steps between image grids in TensorBoard; 0 for four over the run."""
     checkpoint_every: int = Field(200, ge=1)
     keep: int = Field(2, ge=1)
-    """Newest checkpoints kept beside the final one."""
+    """Newest checkpoints kept beside the best and the final one."""
+    store: str | None = None
+    """URL of a folder, such as ``s3://bucket/runs/mine``, that every checkpoint is copied to."""
 
 
 class RunConfig(Strict):
@@ -111,6 +114,7 @@ class RunConfig(Strict):
     max_staleness: int = Field(0, ge=0, le=100)
     """Outer steps that workers may be ahead of the learner: each step is estimated at the version so many steps
     before its own, within its phase. 0 is synchronous: workers wait while the learner applies a step."""
+    guard: GuardConfig = GuardConfig()
     pool: PoolConfig = PoolConfig()
     log: LogConfig = LogConfig()
 
@@ -206,9 +210,15 @@ class RunConfig(Strict):
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file; raises ``UserError`` naming the line where it cannot be read."""
     try:
-        values = yaml.safe_load(path.read_text())
+        return parse_yaml(path.read_bytes(), str(path))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def parse_yaml(text: bytes, path: str) -> dict[str, Any]:
+    """As ``read_yaml``, of bytes that came from ``path``."""
+    try:
+        values = yaml.safe_load(text.decode())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
     if not isinstance(values, dict):

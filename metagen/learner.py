@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from metagen.config import RunConfig
-from metagen.errors import UserError
 from metagen.flat import Layout
+from metagen.guard import Diverged, Watch, anchor_due, new_phase, observe, rolled_back
 from metagen.outer import Moments, OuterConfig, adam, direction, no_moments
 from metagen.policies import Policy
 from metagen.probes import reported
-from metagen.records import Snapshot, Verdict, WorkResult, packed, unpacked
+from metagen.records import Outcome, Quarantined, Snapshot, Verdict, WorkItem, WorkResult, packed, unpacked
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,9 @@ class MetaState:
     """Tasks applied so far."""
     recent: tuple[Snapshot, ...] = ()
     """Versions before this one, oldest first, that steps to come are estimated at (``max_staleness``)."""
+    watch: Watch = field(default_factory=Watch)
+    anchor: Mapping[str, Tensor] = field(default_factory=dict)
+    """The last good state's vectors by name, to go back to; empty without a guard and before the first step."""
 
 
 def initial_state(theta: Tensor, policy: Policy, layout: Layout) -> MetaState:
@@ -60,6 +63,9 @@ class Applied:
     learning_rate: float
     gradient_norm: float
     tasks: int
+    outcomes: tuple[Outcome, ...] = ()
+    quarantined: tuple[Quarantined, ...] = ()
+    rolled_back: bool = False
 
 
 class Learner:
@@ -68,10 +74,14 @@ class Learner:
     def __init__(self, config: RunConfig, layout: Layout, state: MetaState) -> None:
         self.config, self.layout, self.state = config, layout, state
 
+    def basis(self, step: int) -> int:
+        """The outer step whose version workers estimate ``step`` at: the config's, or the last rollback's if later."""
+        return max(self.config.basis(step), self.state.watch.since)
+
     def snapshot(self, step: int | None = None) -> Snapshot:
         """The version that outer ``step`` is estimated at, as it travels; without ``step`` the current one."""
         state = self.state
-        if step is not None and (age := state.step - self.config.basis(step)) > 0:
+        if step is not None and (age := state.step - self.basis(step)) > 0:
             return state.recent[-age]
         return Snapshot(state.version, packed(state.theta, self.config.dtype), packed(state.policy, torch.float32))
 
@@ -81,32 +91,32 @@ class Learner:
             return Verdict.DUPLICATE
         if self.state.version - result.version > self.config.max_staleness:
             return Verdict.STALE
-        vectors = unpacked(result.gradient), unpacked(result.policy_update)
-        largest = [float(v.abs().max()) for v in vectors if len(v)]  # carries nan on; cheaper than isfinite
-        probed = [loss for probe in result.probes for loss in (probe.above, probe.below)]
-        if not all(map(math.isfinite, [*largest, *probed, *result.metrics.values()])):
-            return Verdict.NONFINITE
-        return Verdict.ACCEPTED
+        return Verdict.NONFINITE if nonfinite_parts(result) else Verdict.ACCEPTED
 
     def step(self, results: Iterable[WorkResult]) -> Applied:
         """Apply one outer step from ``results``, in the order of their index whatever order they came in.
 
-        Raises ``UserError`` if none of them can be accepted: the run has diverged.
+        Raises ``Diverged``, a ``UserError``, and leaves the state as it is, if none of them can be accepted, or at the
+        end of a run of steps with non-finite results, or if the guard would go back once too often.
         """
         seen = {work_id for _, work_id in self.state.applied}
         verdicts: Counter[Verdict] = Counter()
         accepted: list[WorkResult] = []
+        broken: list[Quarantined] = []
+        outcomes: list[Outcome] = []
+        held = {snapshot.version: snapshot for snapshot in (*self.state.recent, self.snapshot())}
         for result in sorted(results, key=lambda r: (r.step, r.index, r.version)):
             verdict = self.judge(result, seen)
             verdicts[verdict] += 1
+            r, age = result, self.state.version - result.version
+            outcomes.append(Outcome(r.work_id, r.index, r.version, age, verdict, r.worker, r.seconds))
             if verdict is Verdict.ACCEPTED:
                 accepted.append(result)
                 seen.add(result.work_id)
-        if not accepted:
-            raise UserError(
-                f"step {self.state.step + 1}: no usable result ({', '.join(f'{n} {v}' for v, n in verdicts.items())}): "
-                "the run has diverged; lower outer.learning_rate or outer.clip and resume"
-            )
+            # A straggler of a version that is no longer held cannot be replayed: it is counted alone.
+            elif verdict is Verdict.NONFINITE and result.version in held:
+                broken.append(self._quarantined(result, held[result.version]))
+        self._check_usable(accepted, verdicts, tuple(broken))
         weights = np.array([r.tasks for r in accepted], dtype=np.float64)
         weights /= weights.sum()
         gradient, policy_gradient = torch.zeros(self.layout.size), torch.zeros(len(self.state.policy))
@@ -119,18 +129,71 @@ class Learner:
             name: float(sum(w * r.metrics.get(name, 0.0) for w, r in zip(weights, accepted, strict=True)))
             for name in sorted(names)
         }
-        rate, norm = self._apply(gradient, policy_gradient, accepted, verdicts)
-        return Applied(metrics, dict(verdicts), rate, norm, sum(r.tasks for r in accepted))
+        norm = float(gradient.norm())
+        watch = observe(
+            self.config.guard, self._watch(), metrics["loss"], norm, nonfinite=verdicts[Verdict.NONFINITE] > 0
+        )
+        back = self._must_go_back(watch, metrics["loss"], norm)
+        rate = self._apply(gradient, policy_gradient, norm, accepted, verdicts, watch, back)
+        done = sum(r.tasks for r in accepted)
+        return Applied(metrics, dict(verdicts), rate, norm, done, tuple(outcomes), tuple(broken), back)
+
+    def _watch(self) -> Watch:
+        first = self.config.phase_at(self.state.step)[1] == 0
+        return new_phase(self.state.watch) if first else self.state.watch
+
+    def _quarantined(self, result: WorkResult, snapshot: Snapshot) -> Quarantined:
+        config, step = self.config, result.step
+        phase = config.phase_at(step)[0]
+        item = WorkItem(config.identity, config.seed, phase, step, result.index, result.version, result.tasks)
+        return Quarantined(item, snapshot, nonfinite_parts(result), result.worker)
+
+    def _check_usable(
+        self, accepted: list[WorkResult], verdicts: Counter[Verdict], broken: tuple[Quarantined, ...]
+    ) -> None:
+        """Raise ``Diverged`` where nothing is left to apply, or non-finite results have come for too long."""
+        step = self.state.step + 1
+        if not accepted:
+            raise Diverged(
+                f"step {step}: no usable result ({', '.join(f'{n} {v}' for v, n in verdicts.items())}): the run has "
+                "diverged; lower outer.learning_rate or outer.clip and start it again",
+                broken,
+            )
+        steps = self.state.watch.nonfinite + 1
+        if verdicts[Verdict.NONFINITE] and steps >= self.config.guard.nonfinite_steps:
+            raise Diverged(
+                f"step {step}: {steps} steps in a row had non-finite results (guard.nonfinite_steps): see what "
+                "'metagen replay RUN_DIR WORK_ID' says of them, or lower outer.learning_rate and start again",
+                broken,
+            )
+
+    def _must_go_back(self, watch: Watch, loss: float, norm: float) -> bool:
+        guard = self.config.guard
+        if watch.high < guard.patience:
+            return False
+        if watch.rollbacks >= guard.rollbacks:
+            raise Diverged(
+                f"step {self.state.step + 1}: diverged again after {watch.rollbacks} rollbacks (loss {loss:.4g}, "
+                f"gradient norm {norm:.4g}): lower outer.learning_rate and start again, or raise guard.factor"
+            )
+        return True
 
     def _apply(
-        self, gradient: Tensor, policy_gradient: Tensor, accepted: list[WorkResult], verdicts: Counter[Verdict]
-    ) -> tuple[float, float]:
+        self,
+        gradient: Tensor,
+        policy_gradient: Tensor,
+        norm: float,
+        accepted: list[WorkResult],
+        verdicts: Counter[Verdict],
+        watch: Watch,
+        back: bool,
+    ) -> float:
+        """Step, or go ``back`` to the anchor; gives the learning rate."""
         state = self.state
         number, step = self.config.phase_at(state.step)
         phase = self.config.phases[number]
         moments, policy_moments = state.moments, state.policy_moments
         share = phase.outer.rate(step, phase.steps)
-        norm = float(gradient.norm())
         theta = state.theta
         if not phase.outer.freeze_generator:
             theta, moments = meta_update(theta, gradient, norm, moments, phase.outer, self.layout, share)
@@ -139,14 +202,21 @@ class Learner:
             slope, policy_moments = adam(policy_gradient, policy_moments, 0.9, 0.99)
             policy = policy - share * phase.outer.policy_learning_rate * slope
         mean = self._mean(state.mean, theta, state.step)
-        if step + 1 == phase.steps:  # the next phase starts from the mean, with an optimiser of its own
+        version = state.version + 1
+        if back:  # the step counts as taken, so that the run goes on with other tasks than those it diverged on
+            theta, policy, mean, moments, policy_moments = _from_anchor(state.anchor)
+            watch = rolled_back(watch, version)
+        anchor, last = state.anchor, step + 1 == phase.steps
+        if last:  # the next phase starts from the mean, with an optimiser of its own
             theta = mean.clone()
             moments, policy_moments = no_moments(len(theta)), no_moments(len(policy))
-        version = state.version + 1
+            anchor = {}
+        if not back and anchor_due(self.config.guard, watch, step + 1, dict(anchor)):
+            anchor = _to_anchor(theta, policy, mean, moments, policy_moments)
         oldest = version - self.config.max_staleness
         applied = [*state.applied, *((result.version, result.work_id) for result in accepted)]
         ahead = self.config.max_staleness
-        recent = (*state.recent, self.snapshot())[-ahead:] if ahead and step + 1 < phase.steps else ()
+        recent = (*state.recent, self.snapshot())[-ahead:] if ahead and not last and not back else ()
         self.state = MetaState(
             theta=theta,
             policy=policy,
@@ -158,16 +228,46 @@ class Learner:
             # An older result is stale anyway; one version more is kept so that a repeat is named as such.
             applied=tuple((v, i) for v, i in applied if v >= oldest - 1),
             counts={v: state.counts.get(v, 0) + verdicts[v] for v in Verdict},
-            tasks=state.tasks + sum(result.tasks for result in accepted),
+            tasks=state.tasks + (0 if back else sum(result.tasks for result in accepted)),
             recent=recent,
+            watch=watch,
+            anchor=anchor,
         )
-        return share * phase.outer.learning_rate, norm
+        return share * phase.outer.learning_rate
 
     def _mean(self, mean: Tensor, theta: Tensor, step: int) -> Tensor:
         if not self.config.ema:
             return theta
         decay = min(self.config.ema, (1 + step) / (10 + step))
         return torch.lerp(theta, mean, decay)
+
+
+def nonfinite_parts(result: WorkResult) -> tuple[str, ...]:
+    """What of a result is NaN or infinite: ``gradient``, ``policy_update``, ``probes``, metrics by name."""
+    vectors = {"gradient": unpacked(result.gradient), "policy_update": unpacked(result.policy_update)}
+    largest = {name: float(v.abs().max()) for name, v in vectors.items() if len(v)}  # carries nan on; one pass
+    probed = sum(abs(loss) for probe in result.probes for loss in (probe.above, probe.below))
+    values = {**largest, "probes": probed, **result.metrics}
+    return tuple(name for name, value in values.items() if not math.isfinite(value))
+
+
+def _to_anchor(theta: Tensor, policy: Tensor, mean: Tensor, moments: Moments, policy_moments: Moments) -> Moments:
+    return {
+        "theta": theta,
+        "policy": policy,
+        "mean": mean,
+        **{f"moments.{name}": value for name, value in moments.items()},
+        **{f"policy_moments.{name}": value for name, value in policy_moments.items()},
+    }
+
+
+def _from_anchor(anchor: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor, Moments, Moments]:
+    """The inverse of ``_to_anchor``."""
+
+    def group(prefix: str) -> Moments:
+        return {name.removeprefix(prefix): value for name, value in anchor.items() if name.startswith(prefix)}
+
+    return anchor["theta"], anchor["policy"], anchor["mean"], group("moments."), group("policy_moments.")
 
 
 def meta_update(

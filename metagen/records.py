@@ -98,6 +98,17 @@ class WorkResult:
     probes: tuple[Probe, ...] = ()
 
 
+@dataclass(frozen=True)
+class Quarantined:
+    """A result that was not finite: all that is needed to do its work again."""
+
+    item: WorkItem
+    snapshot: Snapshot
+    where: tuple[str, ...]
+    """What was not finite: ``gradient``, ``policy_update``, ``probes``, or a metric's name."""
+    worker: str
+
+
 class Verdict(StrEnum):
     """What the learner made of a result. Everything but ACCEPTED leaves the state as it was."""
 
@@ -105,6 +116,20 @@ class Verdict(StrEnum):
     STALE = "stale"
     NONFINITE = "nonfinite"
     DUPLICATE = "duplicate"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one result, without its vectors."""
+
+    work_id: str
+    index: int
+    version: int
+    age: int
+    """Versions between the one that it was estimated at and the one that it was judged at."""
+    verdict: Verdict
+    worker: str
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -126,6 +151,15 @@ class StepReport:
     """Wall-clock since the step before: ``total``, and its parts: ``adapt`` (worker seconds a worker), ``transfer``
     (handing work out and waiting longer than any worker took), ``learner``, ``idle`` (workers waiting for the
     slowest and for the caller). With ``max_staleness`` the learner's part passes while workers adapt."""
+
+    outcomes: tuple[Outcome, ...] = ()
+    """All results that came for the step, in the order of their index."""
+    quarantined: tuple[Quarantined, ...] = ()
+    """Results that were not finite."""
+    rolled_back: bool = False
+    """Whether the step was undone: the run had diverged, and the state is that of an earlier step (``guard.py``)."""
+    rollbacks: int = 0
+    """Rollbacks so far."""
 
     @property
     def loss(self) -> float:

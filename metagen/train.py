@@ -15,7 +15,7 @@ from metagen.records import StepReport, WorkResult
 def train(learner: Learner, pool: Pool) -> Iterator[StepReport]:
     """Take outer steps until the run's number is reached; yields a report after each.
 
-    Step ``s`` is estimated at the version of step ``config.basis(s)``: with ``max_staleness = 0`` at its own, so
+    Step ``s`` is estimated at the version of step ``learner.basis(s)``: with ``max_staleness = 0`` at its own, so
     that workers wait while the learner applies the step before; with 1 or more at an earlier one, so that they
     have work already. Which version that is depends on the config alone, never on who was faster: every pool
     gives the same run bit for bit.
@@ -31,7 +31,7 @@ def train(learner: Learner, pool: Pool) -> Iterator[StepReport]:
     while learner.state.step < config.steps:
         started, step = ended, learner.state.step
         begun = time.perf_counter()
-        while planned < config.steps and config.basis(planned) <= step:
+        while planned < config.steps and learner.basis(planned) <= step:
             snapshot = learner.snapshot(planned)
             items = work.plan(config, planned, snapshot.version)
             pool.submit(items, snapshot)
@@ -40,6 +40,8 @@ def train(learner: Learner, pool: Pool) -> Iterator[StepReport]:
         submitted = time.perf_counter()
         while awaited[step]:
             result = pool.take()
+            if result.version < learner.state.watch.since:  # begun before a rollback: its work is done anew
+                continue
             awaited[result.step].discard(result.work_id)
             results[max(result.step, step)].append(result)  # one that comes again is for the learner to judge
         taken = time.perf_counter()
@@ -47,6 +49,10 @@ def train(learner: Learner, pool: Pool) -> Iterator[StepReport]:
         mine = results.pop(step)
         applied = learner.step(mine)
         ended = time.perf_counter()
+        if applied.rolled_back:  # what is under way was begun at versions that are no more
+            planned = learner.state.step
+            awaited.clear()
+            results.clear()
 
         busy: dict[str, float] = {}
         for result in mine:
@@ -70,4 +76,8 @@ def train(learner: Learner, pool: Pool) -> Iterator[StepReport]:
                 "learner": ended - taken,
                 "total": ended - started,
             },
+            outcomes=applied.outcomes,
+            quarantined=applied.quarantined,
+            rolled_back=applied.rolled_back,
+            rollbacks=learner.state.watch.rollbacks,
         )

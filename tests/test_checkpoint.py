@@ -15,6 +15,7 @@ import torch
 from metagen import checkpoint
 from metagen.checkpoint import MANIFEST, WEIGHTS, checkpoints, load_checkpoint, prune, publishing, save_checkpoint
 from metagen.errors import UserError
+from metagen.guard import Watch
 from metagen.learner import Learner
 from metagen.train import train
 
@@ -244,3 +245,26 @@ def test_weights_are_plain_safetensors_that_other_tools_read(learner: Learner, t
     with safe_open(folder / checkpoint.WEIGHTS, framework="numpy") as file:
         assert {"theta", "policy", "mean", "moments.first"} <= set(file.keys())
         assert (file.get_tensor("theta") == learner.state.theta.numpy()).all()
+
+
+def test_the_best_is_of_the_newest_phase_the_one_of_least_running_loss_and_is_kept(
+    learner: Learner, tmp_path: Path
+) -> None:
+    for step, losses in ((1, (0.1,)), (4, (0.7, 0.5, 0.6)), (5, (0.9,)), (2, (0.2,))):
+        learner.state = replace(learner.state, step=step, watch=Watch(losses=losses))
+        _save(learner, tmp_path / "checkpoints" / f"step-{step:06d}")
+    best = tmp_path / "checkpoints" / "step-000004"
+    assert checkpoint.best_checkpoint(tmp_path) == best
+    assert load_checkpoint(tmp_path / "checkpoints" / "best").path == best
+    prune(tmp_path, keep=1)
+    assert [path.name for path in checkpoints(tmp_path)] == ["step-000004", "step-000005"]
+    (best / MANIFEST).write_text("{")
+    assert checkpoint.best_checkpoint(tmp_path) == tmp_path / "checkpoints" / "step-000005"
+
+
+def test_a_run_without_a_score_has_no_best(learner: Learner, tmp_path: Path) -> None:
+    learner.state = replace(learner.state, watch=Watch())
+    _save(learner, tmp_path / "checkpoints" / "final")
+    assert checkpoint.best_checkpoint(tmp_path) is None
+    with pytest.raises(UserError, match="best: no such folder"):
+        load_checkpoint(tmp_path / "checkpoints" / "best")

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from metagen import work
 from metagen.config import RunConfig
 from metagen.errors import UserError
+from metagen.guard import Watch
 from metagen.learner import Learner
 from metagen.records import Verdict, WorkItem, WorkResult
 
@@ -136,8 +137,12 @@ def test_a_nonfinite_result_is_counted_and_not_applied(
     applied = broken.step([results[0], bad, *results[2:]])
     assert applied.verdicts == {Verdict.ACCEPTED: ITEMS - 1, Verdict.NONFINITE: 1}
     assert broken.state.counts["nonfinite"] == 1
+    assert [(q.item.work_id, q.where) for q in applied.quarantined] == [
+        (bad.work_id, ("query_loss/0" if where == "metrics" else where,))
+    ]
     assert torch.isfinite(broken.state.theta).all()
-    assert_same_state(replace(plain.state, counts={}), replace(broken.state, counts={}))
+    assert (plain.state.watch.nonfinite, broken.state.watch.nonfinite) == (0, 1)
+    assert_same_state(replace(plain.state, counts={}, watch=Watch()), replace(broken.state, counts={}, watch=Watch()))
 
 
 def test_without_a_usable_result_the_step_is_a_user_error_and_the_state_stays(
@@ -160,7 +165,7 @@ def test_a_bad_copy_does_not_keep_the_good_one_out(make: Any, assert_same_state:
     plain.step(results)
     bad = replace(results[0], gradient=np.full_like(results[0].gradient, np.nan))
     assert both.step([bad, *results]).verdicts == {Verdict.ACCEPTED: ITEMS, Verdict.NONFINITE: 1}
-    assert_same_state(replace(plain.state, counts={}), replace(both.state, counts={}))
+    assert_same_state(replace(plain.state, counts={}, watch=Watch()), replace(both.state, counts={}, watch=Watch()))
 
 
 def test_results_are_averaged_by_the_tasks_they_stand_for(tiny_config: Any, new_learner: Any) -> None:

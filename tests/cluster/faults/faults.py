@@ -60,3 +60,14 @@ class OnlyInTheDriver(Fomaml):
         super().__init__(options)
         if os.getpid() != int(os.environ.get("FAULTS_DRIVER", "0")):
             raise UserError("no such file on this machine: copy it to every node")
+
+
+class Overflowing(Fomaml):
+    """The meta-gradient of some episodes is infinite in its last number, the same ones whenever they come."""
+
+    def estimate(self, *arguments: Any) -> Estimate:
+        result = super().estimate(*arguments)
+        episodes = arguments[4]
+        if int(1000 * float(episodes[0].support.abs().sum())) % 3 == 0:
+            result.gradient[-1] = float("inf")
+        return result

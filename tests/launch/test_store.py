@@ -1,0 +1,93 @@
+"""The command line with a store: trained to it, resumed from it on another machine, evaluated from it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from metagen.checkpoint import MANIFEST, load_checkpoint
+from metagen.errors import UserError
+from metagen.store import Store
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_a_run_is_stored_and_resumes_elsewhere_to_the_same_end(
+    s3: str, metagen: Any, tiny_yaml: Path, trained: Path, assert_same_state: Any
+) -> None:
+    url = f"{s3}/runs/mine"
+    done = metagen("train", tiny_yaml, "--set", "log.checkpoint_every=2", "--store", url, "--run-dir", "first")
+    assert done.code == 0, done.err
+    store = Store(url)
+    assert store.checkpoints() == ["step-000002", "step-000004", "final"]
+    store.delete(f"checkpoints/final/{MANIFEST}")  # the machine was lost before its end, and all that was on it
+    shutil.rmtree("first")
+    done = metagen("resume", url)
+    assert done.code == 0, done.err
+    assert_same_state(load_checkpoint(Path("runs/mine")).state, load_checkpoint(trained).state)
+    assert store.checkpoints()[-1] == "final"
+    assert "is complete" in metagen("resume", url).out
+
+
+def test_a_damaged_checkpoint_in_the_store_is_skipped_by_name(
+    s3: str, metagen: Any, tiny_yaml: Path, trained: Path, assert_same_state: Any
+) -> None:
+    url = f"{s3}/run"
+    metagen("train", tiny_yaml, "--set", "log.checkpoint_every=2", "--store", url, "--run-dir", "first")
+    for name in ("final", "step-000004"):
+        Store(url).write(f"checkpoints/{name}/{MANIFEST}", b"{")
+    done = metagen("resume", url)
+    assert done.code == 0, done.err
+    assert [line.startswith("skipped: ") for line in done.err.splitlines()] == [True, True]
+    assert_same_state(load_checkpoint(Path("runs/run")).state, load_checkpoint(trained).state)
+
+
+def test_a_checkpoint_may_be_a_url(s3: str, metagen: Any, trained: Path) -> None:
+    url = f"{s3}/run"
+    Store(url).publish(trained / "checkpoints" / "final")
+    done = metagen("sample", url, "--classes", "2", "--samples", "2")
+    assert done.code == 0, done.err
+    assert Path("samples.png").is_file()
+    assert metagen("sample", f"{url}/checkpoints/nope").errors[0].startswith(f"error: {url}/checkpoints/nope: no such")
+
+
+def test_a_store_that_holds_a_run_is_left_alone(s3: str, metagen: Any, tiny_yaml: Path) -> None:
+    Store(f"{s3}/run").write("config.yaml", b"name: other")
+    done = metagen("train", tiny_yaml, "--store", f"{s3}/run", "--run-dir", "mine")
+    assert (done.code, len(done.errors)) == (2, 1)
+    assert "already holds a run" in done.errors[0]
+    assert not Path("mine").exists()
+
+
+def test_a_run_outlives_its_store_but_says_so_at_the_end(
+    s3: str, metagen: Any, tiny_yaml: Path, monkeypatch: pytest.MonkeyPatch, assert_same_state: Any, trained: Path
+) -> None:
+    publish = Store.publish
+
+    def down(self: Store, folder: Path) -> None:
+        raise UserError("the store is down")
+
+    monkeypatch.setattr(Store, "publish", down)
+    url = f"{s3}/run"
+    done = metagen("train", tiny_yaml, "--set", "log.checkpoint_every=2", "--store", url, "--run-dir", "mine")
+    assert done.code == 2
+    assert done.out.count("not stored, the next checkpoint will try again: the store is down") == 2
+    assert "is written, but not stored: the store is down; then 'metagen resume mine'" in done.errors[0]
+    assert_same_state(load_checkpoint(Path("mine")).state, load_checkpoint(trained).state)
+    monkeypatch.setattr(Store, "publish", publish)
+    assert metagen("resume", "mine").code == 0
+    assert Store(url).checkpoints() == ["final"]
+
+
+def test_a_store_that_cannot_be_reached_stops_the_run_before_it_begins(
+    metagen: Any, tiny_yaml: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = metagen("train", tiny_yaml, "--store", "ftp://a/b", "--run-dir", "mine")
+    assert (done.code, len(done.errors)) == (2, 1)
+    assert not Path("mine").exists()
