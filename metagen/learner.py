@@ -15,9 +15,10 @@ from metagen.config import RunConfig
 from metagen.errors import UserError
 from metagen.flat import Layout
 from metagen.outer import Moments, OuterConfig, adam, direction, no_moments
-from metagen.policies import Policy
+from metagen.policies import Explorer, Policy
 from metagen.probes import reported
-from metagen.records import Snapshot, Verdict, WorkResult, packed, unpacked
+from metagen.records import Experience, Snapshot, Verdict, WorkResult, packed, unpacked
+from metagen.work import build_policy
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ class Learner:
 
     def __init__(self, config: RunConfig, layout: Layout, state: MetaState) -> None:
         self.config, self.layout, self.state = config, layout, state
+        self.policy = build_policy(config)
 
     def snapshot(self, step: int | None = None) -> Snapshot:
         """The version that outer ``step`` is estimated at, as it travels; without ``step`` the current one."""
@@ -84,7 +86,8 @@ class Learner:
         vectors = unpacked(result.gradient), unpacked(result.policy_update)
         largest = [float(v.abs().max()) for v in vectors if len(v)]  # carries nan on; cheaper than isfinite
         probed = [loss for probe in result.probes for loss in (probe.above, probe.below)]
-        if not all(map(math.isfinite, [*largest, *probed, *result.metrics.values()])):
+        lived = [x for e in result.experiences for x in (*e.features, *e.action, e.log_probability, e.reward)]
+        if not all(map(math.isfinite, [*largest, *probed, *lived, *result.metrics.values()])):
             return Verdict.NONFINITE
         return Verdict.ACCEPTED
 
@@ -119,25 +122,24 @@ class Learner:
             name: float(sum(w * r.metrics.get(name, 0.0) for w, r in zip(weights, accepted, strict=True)))
             for name in sorted(names)
         }
-        rate, norm = self._apply(gradient, policy_gradient, accepted, verdicts)
+        rate, norm, learned = self._apply(gradient, policy_gradient, accepted, verdicts)
+        metrics |= {f"policy/{name}": value for name, value in learned.items()}
         return Applied(metrics, dict(verdicts), rate, norm, sum(r.tasks for r in accepted))
 
     def _apply(
         self, gradient: Tensor, policy_gradient: Tensor, accepted: list[WorkResult], verdicts: Counter[Verdict]
-    ) -> tuple[float, float]:
+    ) -> tuple[float, float, dict[str, float]]:
         state = self.state
         number, step = self.config.phase_at(state.step)
         phase = self.config.phases[number]
-        moments, policy_moments = state.moments, state.policy_moments
+        moments = state.moments
         share = phase.outer.rate(step, phase.steps)
         norm = float(gradient.norm())
         theta = state.theta
         if not phase.outer.freeze_generator:
             theta, moments = meta_update(theta, gradient, norm, moments, phase.outer, self.layout, share)
-        policy = state.policy
-        if len(policy):
-            slope, policy_moments = adam(policy_gradient, policy_moments, 0.9, 0.99)
-            policy = policy - share * phase.outer.policy_learning_rate * slope
+        lived = [experience for result in accepted for experience in result.experiences]
+        policy, policy_moments, learned = self._policy_update(policy_gradient, lived, phase.outer, share)
         mean = self._mean(state.mean, theta, state.step)
         if step + 1 == phase.steps:  # the next phase starts from the mean, with an optimiser of its own
             theta = mean.clone()
@@ -161,7 +163,23 @@ class Learner:
             tasks=state.tasks + sum(result.tasks for result in accepted),
             recent=recent,
         )
-        return share * phase.outer.learning_rate, norm
+        return share * phase.outer.learning_rate, norm, learned
+
+    def _policy_update(
+        self, gradient: Tensor, experiences: list[Experience], outer: OuterConfig, share: float
+    ) -> tuple[Tensor, Moments, dict[str, float]]:
+        """The policy's parameters ``[G]`` after the step, by Adam; from experiences in ``policy_epochs`` steps."""
+        vector, moments, metrics = self.state.policy, self.state.policy_moments, {}
+        if not len(vector):
+            return vector, moments, {}
+        for _ in range(outer.policy_epochs if experiences else 1):
+            slope = gradient
+            if experiences and isinstance(self.policy, Explorer):
+                improvement = self.policy.improve(vector, experiences)
+                slope, metrics = slope + improvement.gradient, improvement.metrics
+            direction, moments = adam(slope, moments, 0.9, 0.99)
+            vector = vector - share * outer.policy_learning_rate * direction
+        return vector, moments, metrics
 
     def _mean(self, mean: Tensor, theta: Tensor, step: int) -> Tensor:
         if not self.config.ema:
