@@ -116,15 +116,16 @@ class Inner:
         rows = torch.randperm(count, generator=rng).tensor_split(2) if halves else (torch.arange(count),)
         looks = [self._gradient(phi, part, draw, differentiable) for part in rows]
         (loss, slope), *rest = looks
-        gradient = Gradient(slope)
+        gradient = Gradient(slope, loss, self.condition.support)
         if rest:
             [(other_loss, other)] = rest
             share = len(rows[1]) / count
             loss = (1 - share) * loss + share * other_loss
-            gradient = Gradient(torch.lerp(slope, other, share), (slope, other))
+            mean = torch.lerp(slope, other, share)
+            gradient = Gradient(mean, loss, self.condition.support, (slope, other))
         if problem.proximal:
             pull = self._masked(problem.proximal * (phi - self.start))
-            gradient = Gradient(gradient.mean + pull, gradient.halves)
+            gradient = gradient._replace(mean=gradient.mean + pull)
         after = policy.step(run, phi, gradient, step)
         if problem.adapted is not None:  # whatever the policy does, the rest stays as it was
             after = torch.where(problem.adapted, after, phi)
@@ -158,11 +159,14 @@ def adapt(
     the *other* support images, and hands its gradient to the policy. A policy may ask for the gradients of two
     halves of the support set apart: how far they agree says how much of what they ask for is of the class and
     how much of the single image. Both halves share one draw of noise, so that their mean is the gradient of the whole
-    set. A policy that solves for the parameters gets the images instead. ``parameters`` is not changed.
+    set. A policy that solves for the parameters gets the images instead. Once a policy has finished, the parameters
+    stay and nothing more is computed. ``parameters`` is not changed.
     """
     inner = Inner.of(problem, policy, parameters, support)
     phi = parameters
-    yield Step(0, phi, float("nan"))
+    loss = float("nan")
+    yield Step(0, phi, loss)
     for step in range(steps):
-        phi, loss = inner.step(run, phi, step, rng)
+        if not run.finished:
+            phi, loss = inner.step(run, phi, step, rng)
         yield Step(step + 1, phi, loss)

@@ -23,6 +23,10 @@ def refusal(estimator: Any, family: Any, policy: Any, proximal: float = 0.0, sub
         return "adapts in closed form: use policy ridge"
     if needs.gradient_steps and solves:
         return "needs a policy that steps along gradients, this one solves: use estimator closed-form or es"
+    if needs.explorer and not hasattr(policy, "improve"):
+        return "learns from the rewards of a policy's choices: use policy stochastic"
+    if needs.policy_derivative and not getattr(policy, "differentiable", True):
+        return "differentiates the policy, whose choices have no derivative: use ppo, fomaml, reptile or es"
     if needs.second_order and limit:
         return f"needs second derivatives, and the family has none ({limit}): use fomaml, reptile or es"
     if needs.proximal and not proximal:

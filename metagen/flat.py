@@ -126,6 +126,7 @@ class Layers:
     def __init__(self, layout: Layout, device: torch.device) -> None:
         self.count = len(layout.layers)
         self.sizes = list(layout.layer_sizes)
+        self.kernels = layout.kernels()
         self._lengths = torch.tensor(self.sizes, device=device)
         self._of = torch.repeat_interleave(torch.arange(self.count, device=device), self._lengths)
 

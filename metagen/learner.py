@@ -15,9 +15,20 @@ from metagen.config import RunConfig
 from metagen.flat import Layout
 from metagen.guard import Diverged, Watch, anchor_due, new_phase, observe, rolled_back
 from metagen.outer import Moments, OuterConfig, adam, direction, no_moments
-from metagen.policies import Policy
+from metagen.policies import Explorer, Policy
 from metagen.probes import reported
-from metagen.records import Outcome, Quarantined, Snapshot, Verdict, WorkItem, WorkResult, packed, unpacked
+from metagen.records import (
+    Experience,
+    Outcome,
+    Quarantined,
+    Snapshot,
+    Verdict,
+    WorkItem,
+    WorkResult,
+    packed,
+    unpacked,
+)
+from metagen.work import build_policy
 
 
 @dataclass(frozen=True)
@@ -73,6 +84,7 @@ class Learner:
 
     def __init__(self, config: RunConfig, layout: Layout, state: MetaState) -> None:
         self.config, self.layout, self.state = config, layout, state
+        self.policy = build_policy(config)
 
     def basis(self, step: int) -> int:
         """The outer step whose version workers estimate ``step`` at: the config's, or the last rollback's if later."""
@@ -134,7 +146,8 @@ class Learner:
             self.config.guard, self._watch(), metrics["loss"], norm, nonfinite=verdicts[Verdict.NONFINITE] > 0
         )
         back = self._must_go_back(watch, metrics["loss"], norm)
-        rate = self._apply(gradient, policy_gradient, norm, accepted, verdicts, watch, back)
+        rate, learned = self._apply(gradient, policy_gradient, norm, accepted, verdicts, watch, back)
+        metrics |= {f"policy/{name}": value for name, value in learned.items()}
         done = sum(r.tasks for r in accepted)
         return Applied(metrics, dict(verdicts), rate, norm, done, tuple(outcomes), tuple(broken), back)
 
@@ -187,20 +200,18 @@ class Learner:
         verdicts: Counter[Verdict],
         watch: Watch,
         back: bool,
-    ) -> float:
-        """Step, or go ``back`` to the anchor; gives the learning rate."""
+    ) -> tuple[float, dict[str, float]]:
+        """Step, or go ``back`` to the anchor; gives the learning rate and what the policy's update measured."""
         state = self.state
         number, step = self.config.phase_at(state.step)
         phase = self.config.phases[number]
-        moments, policy_moments = state.moments, state.policy_moments
+        moments = state.moments
         share = phase.outer.rate(step, phase.steps)
         theta = state.theta
         if not phase.outer.freeze_generator:
             theta, moments = meta_update(theta, gradient, norm, moments, phase.outer, self.layout, share)
-        policy = state.policy
-        if len(policy):
-            slope, policy_moments = adam(policy_gradient, policy_moments, 0.9, 0.99)
-            policy = policy - share * phase.outer.policy_learning_rate * slope
+        lived = [experience for result in accepted for experience in result.experiences]
+        policy, policy_moments, learned = self._policy_update(policy_gradient, lived, phase.outer, share)
         mean = self._mean(state.mean, theta, state.step)
         version = state.version + 1
         if back:  # the step counts as taken, so that the run goes on with other tasks than those it diverged on
@@ -233,7 +244,23 @@ class Learner:
             watch=watch,
             anchor=anchor,
         )
-        return share * phase.outer.learning_rate
+        return share * phase.outer.learning_rate, learned
+
+    def _policy_update(
+        self, gradient: Tensor, experiences: list[Experience], outer: OuterConfig, share: float
+    ) -> tuple[Tensor, Moments, dict[str, float]]:
+        """The policy's parameters ``[G]`` after the step, by Adam; from experiences in ``policy_epochs`` steps."""
+        vector, moments, metrics = self.state.policy, self.state.policy_moments, {}
+        if not len(vector):
+            return vector, moments, {}
+        for _ in range(outer.policy_epochs if experiences else 1):
+            slope = gradient
+            if experiences and isinstance(self.policy, Explorer):
+                improvement = self.policy.improve(vector, experiences)
+                slope, metrics = slope + improvement.gradient, improvement.metrics
+            direction, moments = adam(slope, moments, 0.9, 0.99)
+            vector = vector - share * outer.policy_learning_rate * direction
+        return vector, moments, metrics
 
     def _mean(self, mean: Tensor, theta: Tensor, step: int) -> Tensor:
         if not self.config.ema:
@@ -243,11 +270,12 @@ class Learner:
 
 
 def nonfinite_parts(result: WorkResult) -> tuple[str, ...]:
-    """What of a result is NaN or infinite: ``gradient``, ``policy_update``, ``probes``, metrics by name."""
+    """What of a result is NaN or infinite: its vectors, ``probes``, ``experiences``, metrics by name."""
     vectors = {"gradient": unpacked(result.gradient), "policy_update": unpacked(result.policy_update)}
     largest = {name: float(v.abs().max()) for name, v in vectors.items() if len(v)}  # carries nan on; one pass
     probed = sum(abs(loss) for probe in result.probes for loss in (probe.above, probe.below))
-    values = {**largest, "probes": probed, **result.metrics}
+    lived = sum(abs(x) for e in result.experiences for x in (*e.features, *e.action, e.log_probability, e.reward))
+    values = {**largest, "probes": probed, "experiences": lived, **result.metrics}
     return tuple(name for name, value in values.items() if not math.isfinite(value))
 
 

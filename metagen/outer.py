@@ -34,6 +34,8 @@ class OuterConfig(Strict):
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     policy_learning_rate: float = Field(0.05, gt=0)
     """Adam's step for the policy's parameters, with the same schedule."""
+    policy_epochs: int = Field(1, ge=1)
+    """Steps that the policy takes on the experiences of one outer step."""
     freeze_generator: bool = False
     """Learn the policy alone: theta stays as it is."""
 

@@ -78,6 +78,18 @@ class Probe:
 
 
 @dataclass(frozen=True)
+class Experience:
+    """What a policy chose for one task, and how well that went."""
+
+    features: tuple[float, ...]
+    """What the choice depended on."""
+    action: tuple[float, ...]
+    log_probability: float
+    """Of the action, under the policy that it was drawn from: the behaviour policy."""
+    reward: float
+
+
+@dataclass(frozen=True)
 class WorkResult:
     """What an actor reports: a meta-gradient and a policy update, or the probes that the learner makes both from."""
 
@@ -96,6 +108,8 @@ class WorkResult:
     """Wall-clock that the work took on the worker."""
     worker: str = ""
     probes: tuple[Probe, ...] = ()
+    experiences: tuple[Experience, ...] = ()
+    """What a policy that chooses learns from, beside the vectors."""
 
 
 @dataclass(frozen=True)

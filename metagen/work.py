@@ -116,4 +116,5 @@ def run(parts: Parts, item: WorkItem, snapshot: Snapshot, worker: str = "") -> W
         time.perf_counter() - start,
         worker,
         estimate.probes,
+        estimate.experiences,
     )

@@ -23,7 +23,8 @@ def _policy(name: str, **options: Any) -> Policy:
 
 
 def _adapt(problem: Problem, theta: Tensor, support: Tensor, steps: int, seed: int = 0, name: str = "fixed") -> Any:
-    policy = _policy(name, **({"strength": 0.1} if name == "ridge" else {"step_size": 0.01}))
+    options = {"ridge": {"strength": 0.1}, "stochastic": {"step_sizes": {"adam": 0.01}, "counts": (30,)}}
+    policy = _policy(name, **options.get(name, {"step_size": 0.01}))
     run = Run(policy.initial(problem.network.layout), problem.network.layers)
     return adapt(problem, theta, support, policy, run, steps, torch_generator(seed))
 

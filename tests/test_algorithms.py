@@ -20,6 +20,7 @@ from metagen.policies import Policy
 from metagen.policies.fixed import Fixed, FixedOptions
 from metagen.policies.ridge import Ridge, RidgeOptions
 from metagen.policies.steps import LearnedSteps, LearnedStepsOptions
+from metagen.policies.stochastic import Stochastic, StochasticOptions
 from metagen.probes import reported
 from metagen.records import unpacked
 from metagen.seeding import torch_generator
@@ -192,7 +193,9 @@ def test_an_estimate_is_the_mean_over_its_episodes(toy_problem: Any, estimator: 
 def _suited(name: str, problem: Problem) -> tuple[Problem, Policy]:
     """A policy, and a problem, that the estimator works with."""
     needs = REGISTRY[name].needs
-    policy = Ridge(RidgeOptions()) if needs.solver else LearnedSteps(LearnedStepsOptions(horizon=3))
+    policy: Policy = LearnedSteps(LearnedStepsOptions(horizon=3))
+    if needs.solver or needs.explorer:
+        policy = Ridge(RidgeOptions()) if needs.solver else Stochastic(StochasticOptions())
     return replace(problem, proximal=10.0 if needs.proximal else 0.0), policy
 
 
@@ -208,7 +211,7 @@ def test_an_estimator_changes_no_input_and_one_seed_gives_one_estimate(toy_probl
         assert torch.equal(episode.query, untouched.query)
     assert torch.equal(one.gradient, same.gradient)
     assert torch.equal(one.policy_gradient, same.policy_gradient)
-    assert one.probes == same.probes
+    assert (one.probes, one.experiences) == (same.probes, same.experiences)
     assert one.metrics == same.metrics
     other = _estimate(estimator, problem, theta, episodes, policy, [8, 9])
     assert other.metrics != one.metrics
@@ -221,7 +224,9 @@ def test_every_estimator_reports_gradients_of_the_right_size_and_finite_numbers(
     name: str, shots: int, tiny_config: Any, new_learner: Any
 ) -> None:
     needs = REGISTRY[name].needs
-    policy = ["policy={name: ridge}"] if needs.solver else [f"policy.proximal={10 * needs.proximal}"]
+    policy = [f"policy.proximal={10 * needs.proximal}"]
+    if needs.solver or needs.explorer:
+        policy = [f"policy={{name: {'ridge' if needs.solver else 'stochastic'}}}"]
     config = tiny_config(f"phases.1.estimator={name}", "phases.1.options={}", f"episode.shots={shots}", *policy)
     learner, parts = new_learner(config)
     [item, *_] = work.plan(config, 3, 0)
@@ -233,6 +238,7 @@ def test_every_estimator_reports_gradients_of_the_right_size_and_finite_numbers(
     assert torch.isfinite(update).all()
     assert {"loss", "query_loss/0"} <= set(result.metrics)
     assert bool(update.any()) == (name in ("fomaml", "maml", "es", "closed-form"))
+    assert bool(result.experiences) == needs.explorer
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "nesterov", "adam"])

@@ -59,6 +59,11 @@ def test_the_table_of_families_is_what_the_code_accepts() -> None:
     [
         (["phases.1={estimator: imaml}"], "estimator imaml .*: needs an inner loss .* set policy.proximal above 0"),
         (["phases.1={estimator: closed-form}"], "estimator closed-form .*: adapts in closed form: use policy ridge"),
+        (["phases.1={estimator: ppo}"], "estimator ppo .*: learns from the rewards .*: use policy stochastic"),
+        (
+            ["policy={name: stochastic}", "phases.1={estimator: maml}"],
+            "estimator maml .*: differentiates the policy, whose choices have no derivative: use ppo, fomaml",
+        ),
         (["policy={name: ridge}"], "estimator fomaml .*: needs a policy that steps along gradients, .* closed-form"),
         (
             ["policy={name: ridge, proximal: 1}", "phases.1={estimator: closed-form}"],

@@ -68,6 +68,12 @@ EVERY_ESTIMATOR = {
         " {estimator: imaml, options: {inner_steps: 2}, steps: 1, items: 3, tasks: 1},"
         " {estimator: es, options: {query_at: {2: 1}}, steps: 2, items: 3, tasks: 2}]",
     ],
+    "stochastic": [
+        "max_staleness=1",
+        "policy={name: stochastic, options: {counts: [3, 1]}}",
+        "phases=[{estimator: ppo, options: {query_at: {0: 1, 3: 1}, rollouts: 2}, steps: 3, items: 3, tasks: 1,"
+        " outer: {policy_epochs: 2}}, {estimator: fomaml, options: {query_at: {3: 1}}, steps: 1, items: 3, tasks: 1}]",
+    ],
     "ridge": [
         "precision=bf16",
         "policy={name: ridge}",
@@ -83,7 +89,8 @@ EVERY_ESTIMATOR = {
 def test_keystone_holds_for_every_estimator(
     policy: str, tiny_config: Any, run_to_end: Any, assert_same_state: Any
 ) -> None:
-    """Second order, implicit, in closed form, and with directions that the learner draws again from their seeds."""
+    """Second order, implicit, in closed form, with directions that the learner draws again from their seeds, and with
+    experiences."""
     config = tiny_config(*EVERY_ESTIMATOR[policy])
     serial, _ = run_to_end(config)
     on_ray, _ = run_to_end(config, _ray(2))

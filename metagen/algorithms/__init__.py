@@ -11,6 +11,7 @@ from metagen.algorithms.fomaml import Fomaml
 from metagen.algorithms.imaml import Imaml
 from metagen.algorithms.joint import Joint
 from metagen.algorithms.maml import Maml
+from metagen.algorithms.ppo import Ppo
 from metagen.algorithms.reptile import Reptile
 
 REGISTRY: dict[str, Any] = {
@@ -21,6 +22,7 @@ REGISTRY: dict[str, Any] = {
     "imaml": Imaml,
     "es": Evolution,
     "closed-form": ClosedForm,
+    "ppo": Ppo,
 }
 
 __all__ = ["REGISTRY", "Estimate", "Estimator", "Needs"]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from metagen.adapt import Problem
 from metagen.policies.policy import Policy
-from metagen.records import Probe
+from metagen.records import Experience, Probe
 from metagen.tasks.episodes import Episode
 
 
@@ -26,6 +26,8 @@ class Estimate:
     policy_gradient: Tensor
     metrics: dict[str, float]
     probes: tuple[Probe, ...] = ()
+    experiences: tuple[Experience, ...] = ()
+    """Beside the vectors: the learner makes a policy update of them (``policies.Explorer.improve``)."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +37,13 @@ class Needs:
     gradient_steps: bool = False
     """A policy that steps along gradients."""
     second_order: bool = False
-    """A family whose gradient may be differentiated again, and a policy that may be differentiated."""
+    """A family whose gradient may be differentiated again."""
     proximal: bool = False
     """``policy.proximal`` above 0: an inner problem with a minimum."""
+    policy_derivative: bool = False
+    """A policy whose steps are differentiable in its parameters and in phi."""
+    explorer: bool = False
+    """A policy that chooses, and learns from rewards."""
     solver: bool = False
     """A policy that solves for the last layer, and a family whose loss is least squares in it."""
 

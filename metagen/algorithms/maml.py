@@ -53,7 +53,7 @@ class Maml:
     """
 
     Options = MamlOptions
-    needs = Needs(gradient_steps=True, second_order=True)
+    needs = Needs(gradient_steps=True, second_order=True, policy_derivative=True)
 
     def __init__(self, options: MamlOptions) -> None:
         self.weights, self.query_draws, self.by = options.weights, options.query_draws, options.by

@@ -5,10 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from metagen.policies.fixed import Fixed
-from metagen.policies.policy import Gradient, Policy, Run, Solver
+from metagen.policies.policy import Choice, Explorer, Gradient, Improvement, Policy, Run, Solver
 from metagen.policies.ridge import Ridge
 from metagen.policies.steps import LearnedSteps
+from metagen.policies.stochastic import Stochastic
 
-REGISTRY: dict[str, Any] = {"fixed": Fixed, "learned-steps": LearnedSteps, "ridge": Ridge}
+REGISTRY: dict[str, Any] = {
+    "fixed": Fixed,
+    "learned-steps": LearnedSteps,
+    "ridge": Ridge,
+    "stochastic": Stochastic,
+}
 
-__all__ = ["REGISTRY", "Gradient", "Policy", "Run", "Solver"]
+__all__ = ["REGISTRY", "Choice", "Explorer", "Gradient", "Improvement", "Policy", "Run", "Solver"]

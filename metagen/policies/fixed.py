@@ -40,7 +40,7 @@ class Fixed:
         return False
 
     def step(self, run: Run, parameters: Tensor, gradient: Gradient, step: int) -> Tensor:
-        return torch.sub(parameters, self.rule(run.state, gradient.mean, step), alpha=self.step_size)
+        return torch.sub(parameters, self.rule(run.state, gradient.mean, step, run.layers), alpha=self.step_size)
 
     def hypergradient(self, run: Run, query: Sequence[tuple[int, Tensor]]) -> Tensor:
         return torch.zeros_like(run.vector)

@@ -11,10 +11,19 @@ from torch import Tensor
 
 from metagen.flat import Layers, Layout
 from metagen.policies.rules import State
+from metagen.records import Experience
 
 if TYPE_CHECKING:
     from metagen.adapt import Problem
     from metagen.generators.family import Condition
+
+
+class Choice(NamedTuple):
+    """What a policy that chooses chose for a task, on what grounds, and how likely that was."""
+
+    features: tuple[float, ...]
+    action: tuple[float, ...]
+    log_probability: float
 
 
 @dataclass
@@ -32,6 +41,12 @@ class Run:
     """Directions ``[P]`` of the steps taken, if traced."""
     log_sizes: list[Tensor] = field(default_factory=list)
     """Log step sizes ``[L]`` of the steps taken, differentiable in ``vector``, if traced."""
+    rng: torch.Generator | None = None
+    """What a policy that chooses draws its choice with; None for the mode of its distribution."""
+    choice: Choice | None = None
+    """What it chose."""
+    finished: bool = False
+    """The policy has taken all the steps that it wants to: the parameters stay as they are."""
 
     def __post_init__(self) -> None:
         if self.traced:
@@ -39,9 +54,12 @@ class Run:
 
 
 class Gradient(NamedTuple):
-    """The support loss's gradient ``[P]``, and where the policy asked for it those of two halves of the set."""
+    """What the inner loop shows a policy at a step: the support loss, its gradient ``[P]``, the support set
+    ``[K, C, H, W]``, and where the policy asked for them the gradients of two halves of the set."""
 
     mean: Tensor
+    loss: float
+    support: Tensor
     halves: tuple[Tensor, Tensor] | None = None
 
 
@@ -74,6 +92,29 @@ class Policy(Protocol):
 
     def describe(self, vector: Tensor, layout: Layout) -> dict[str, Tensor]:
         """What is worth a histogram in the log, by name; log10 of step sizes."""
+        ...
+
+
+class Improvement(NamedTuple):
+    """What a policy that chooses made of experiences: a gradient ``[G]`` to descend, and what was measured."""
+
+    gradient: Tensor
+    metrics: dict[str, float]
+
+
+@runtime_checkable
+class Explorer(Policy, Protocol):
+    """A policy that chooses for each task, and learns from the rewards of its choices.
+
+    Where ``run.rng`` is set, ``step`` draws its choice with it and leaves it in ``run.choice``.
+    """
+
+    def improve(self, vector: Tensor, experiences: Sequence[Experience]) -> Improvement:
+        """How the policy's parameters ``[G]`` should move, from the experiences of one outer step. Pure."""
+        ...
+
+    def cost(self, action: Sequence[float]) -> float:
+        """How dear an action is, from 0 to 1, beside what it gains."""
         ...
 
 

@@ -1,7 +1,7 @@
 """Update rules: how a gradient becomes a direction. The step size is the policy's.
 
 Every rule works on the one flat parameter vector ``[P]``, so a step costs a handful of fused operations
-whatever the number of layers.
+whatever the number of layers; ``muon`` alone looks at convolution kernels one by one.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from metagen.errors import nearest
+from metagen.flat import Layers
+from metagen.outer import orthogonalise
 
 State = dict[str, Tensor]
 
@@ -24,7 +26,7 @@ class Rule(Protocol):
     is differentiable to any order (``algorithms/maml.py``) and an earlier state can be kept by keeping the dict.
     """
 
-    def __call__(self, state: State, gradient: Tensor, step: int) -> Tensor:
+    def __call__(self, state: State, gradient: Tensor, step: int, layers: Layers) -> Tensor:
         """The direction ``[P]`` of ``step`` (from 0). ``state`` starts empty; its entries are replaced."""
         ...
 
@@ -32,7 +34,7 @@ class Rule(Protocol):
 class SGD:
     """The gradient itself."""
 
-    def __call__(self, state: State, gradient: Tensor, step: int) -> Tensor:
+    def __call__(self, state: State, gradient: Tensor, step: int, layers: Layers) -> Tensor:
         return gradient
 
 
@@ -42,7 +44,7 @@ class Momentum:
     def __init__(self, decay: float = 0.9) -> None:
         self.decay = decay
 
-    def __call__(self, state: State, gradient: Tensor, step: int) -> Tensor:
+    def __call__(self, state: State, gradient: Tensor, step: int, layers: Layers) -> Tensor:
         m = state["momentum"] = torch.add(gradient, _last(state, "momentum", gradient), alpha=self.decay)
         return m
 
@@ -53,7 +55,7 @@ class Adam:
     def __init__(self, beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8) -> None:
         self.beta1, self.beta2, self.epsilon = beta1, beta2, epsilon
 
-    def __call__(self, state: State, gradient: Tensor, step: int) -> Tensor:
+    def __call__(self, state: State, gradient: Tensor, step: int, layers: Layers) -> Tensor:
         m = state["first"] = torch.lerp(_last(state, "first", gradient), gradient, 1 - self.beta1)
         decayed = _last(state, "second", gradient) * self.beta2
         v = state["second"] = torch.addcmul(decayed, gradient, gradient, value=1 - self.beta2)
@@ -67,10 +69,31 @@ class Sign:
     def __init__(self, beta1: float = 0.9, beta2: float = 0.99) -> None:
         self.beta1, self.beta2 = beta1, beta2
 
-    def __call__(self, state: State, gradient: Tensor, step: int) -> Tensor:
+    def __call__(self, state: State, gradient: Tensor, step: int, layers: Layers) -> Tensor:
         m = _last(state, "momentum", gradient)
         state["momentum"] = torch.lerp(m, gradient, 1 - self.beta2)
         return torch.lerp(gradient, m, self.beta1).sign()
+
+
+class Muon:
+    """Orthogonalised Nesterov momentum for convolution kernels as matrices, Adam for all the rest.
+
+    Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/. ``U V^T`` is scaled by ``0.2 sqrt(max(rows,
+    columns))``, which gives its entries the size of Adam's (Liu et al. 2025, arXiv:2502.16982, section 2.2), so that
+    one step size serves both.
+    """
+
+    def __init__(self, decay: float = 0.9) -> None:
+        self.decay, self.adam = decay, Adam(beta1=decay)
+
+    def __call__(self, state: State, gradient: Tensor, step: int, layers: Layers) -> Tensor:
+        direction = self.adam(state, gradient, step, layers).clone()
+        ahead = torch.lerp(gradient, state["first"], self.decay)
+        for start, rows, columns in layers.kernels:
+            kernel = slice(start, start + rows * columns)
+            matrix = orthogonalise(ahead[kernel].view(rows, columns))
+            direction[kernel] = 0.2 * max(rows, columns) ** 0.5 * matrix.flatten()
+        return direction
 
 
 def _last(state: State, name: str, like: Tensor) -> Tensor:
@@ -86,7 +109,8 @@ def safe_root(x: Tensor) -> Tensor:
     return x.clamp_min(torch.finfo(x.dtype).tiny).sqrt()
 
 
-RULES: dict[str, Callable[[], Rule]] = {"sgd": SGD, "momentum": Momentum, "adam": Adam, "sign": Sign}
+RULES: dict[str, Callable[..., Rule]] = {"sgd": SGD, "momentum": Momentum, "adam": Adam, "sign": Sign, "muon": Muon}
+"""All take the decay of their momentum as first argument, but for sgd, which has none."""
 
 
 def known_rule(name: str) -> str:

@@ -73,7 +73,7 @@ class LearnedSteps:
 
     def step(self, run: Run, parameters: Tensor, gradient: Gradient, step: int) -> Tensor:
         sizes = self._log_sizes(run, self._features(run, gradient), step)
-        direction = self.rule(run.state, gradient.mean, step)
+        direction = self.rule(run.state, gradient.mean, step, run.layers)
         if run.traced:
             run.log_sizes.append(sizes)
             run.directions.append(direction)

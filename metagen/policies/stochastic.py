@@ -1,0 +1,239 @@
+"""A policy that chooses, for each task, the update rule, its step size and momentum, and when to stop; learned by
+reinforcement (in the spirit of Li & Malik 2017, arXiv:1606.01885), from rewards that actors report."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+from torch.distributions import Categorical, Normal
+
+from metagen.flat import Layers, Layout
+from metagen.policies.policy import Choice, Gradient, Improvement, Run
+from metagen.policies.ppo import PpoOptions, advantages, diagnostics, objective
+from metagen.policies.rules import RULES, known_rule, safe_root
+from metagen.policies.steps import AGREEMENT_DEVIATION
+from metagen.records import Experience
+from metagen.seeding import torch_generator
+from metagen.tasks.embedding import SIZE, embed
+
+FEATURES = 6 + SIZE
+ACTION = 4
+"""Rule, log step size, logit of the momentum's decay, number of steps."""
+WITHOUT_MOMENTUM = "sgd"
+
+
+class StochasticOptions(PpoOptions):
+    rule: str = "adam"
+    """The rule that is likeliest until something is learned."""
+    step_sizes: dict[str, float] = Field({"adam": 3e-5, "sgd": 1e-3, "momentum": 1e-4, "sign": 1e-5, "muon": 3e-5})
+    """The rules to choose from, with where their step sizes start."""
+    counts: tuple[int, ...] = Field((20, 10, 5), min_length=1)
+    """Numbers of inner steps to choose from; the first is the mode until something is learned."""
+    momentum: float = Field(0.9, gt=0, lt=1)
+    """Where the decay of the momentum starts."""
+    spread: float = Field(0.7, gt=0)
+    """Where the standard deviation of the log step size starts, in nats; that of the momentum's logit too."""
+    hidden: int = Field(16, ge=1)
+    """Width of the hidden layer."""
+
+    @model_validator(mode="after")
+    def _choices(self) -> StochasticOptions:
+        for rule, size in self.step_sizes.items():
+            known_rule(rule)
+            if size <= 0:
+                raise ValueError(f"step_sizes: {size:g} for '{rule}': give a step size above 0, such as 3e-5")
+        if self.rule not in self.step_sizes:
+            raise ValueError(f"rule: '{self.rule}' has no step size in step_sizes: give it one or choose another")
+        if min(self.counts) < 1 or len(set(self.counts)) < len(self.counts):
+            raise ValueError("counts: give different numbers of steps of at least 1, such as [20, 10, 5]")
+        return self
+
+
+class Heads(NamedTuple):
+    """What the network says of ``N`` tasks; distributions over the ``R`` rules and what goes with each of them."""
+
+    rule: Categorical
+    size: Normal
+    """Log step size, ``[N, R]``."""
+    momentum: Normal
+    """Logit of the momentum's decay, ``[N, R]``."""
+    steps: Categorical
+    value: Tensor
+    """Expected reward ``[N]``."""
+
+
+class Stochastic:
+    """``a ~ pi(a | features)`` at the first inner step of a task, then ``phi -= size * rule(gradient)`` until the
+    chosen number of steps is taken::
+
+        pi(a | f) = Cat(rule | f) N(log size | f, rule) N(logit momentum | f, rule) Cat(count | f)
+
+    All heads, and a baseline ``V(f)``, are linear in hidden layers of their own over the features: log loss, log
+    norm of the gradient, mean and spread over layers of its log RMS, agreement of two halves of the support set,
+    log shots, all at theta, and the embedding of the support set. Their number, and so that of the policy's
+    parameters, does not depend on the network that is adapted.
+
+    Without a generator to draw with (``run.rng``) the choice is the mode: evaluation and ``metagen adapt`` are
+    deterministic.
+    """
+
+    Options = StochasticOptions
+    differentiable = False
+
+    def __init__(self, options: StochasticOptions) -> None:
+        self.options, self.rules, self.counts = options, sorted(options.step_sizes), options.counts
+        R, C, H = len(self.rules), len(self.counts), options.hidden
+        self.shapes = {
+            "hidden": (H, FEATURES),
+            "hidden_bias": (H,),
+            "heads": (3 * R + C, H),
+            "heads_bias": (3 * R + C,),
+            "log_spread": (2, R),
+            "value_hidden": (H, FEATURES),
+            "value_hidden_bias": (H,),
+            "value": (1, H),
+            "value_bias": (1,),
+        }
+        self.has_momentum = torch.tensor([rule != WITHOUT_MOMENTUM for rule in self.rules], dtype=torch.float32)
+
+    def initial(self, layout: Layout) -> Tensor:
+        """Hidden layers at random, by a seed of their own; heads that say the options' start whatever the task."""
+        rng, parts = torch_generator("stochastic policy"), {n: torch.zeros(s) for n, s in self.shapes.items()}
+        for name in ("hidden", "value_hidden"):
+            parts[name] = torch.randn(self.shapes[name], generator=rng)
+        R, momentum = len(self.rules), self.options.momentum
+        parts["heads_bias"][self.rules.index(self.options.rule)] = 1.0
+        parts["heads_bias"][R : 2 * R] = torch.tensor([self.options.step_sizes[rule] for rule in self.rules]).log()
+        parts["heads_bias"][2 * R : 3 * R] = math.log(momentum / (1 - momentum))
+        parts["log_spread"][:] = math.log(self.options.spread)
+        return torch.cat([part.flatten() for part in parts.values()])
+
+    def wants_halves(self, step: int) -> bool:
+        return step == 0
+
+    def step(self, run: Run, parameters: Tensor, gradient: Gradient, step: int) -> Tensor:
+        if step == 0:
+            run.choice = self.choose(run.vector.detach().cpu(), features(run.layers, gradient), run.rng)
+        assert run.choice is not None
+        rule, size, momentum, count = run.choice.action
+        steps = self.counts[int(count)]
+        run.finished = step + 1 >= steps
+        if step >= steps:
+            return parameters
+        name = self.rules[int(rule)]
+        decay = () if name == WITHOUT_MOMENTUM else (1 / (1 + math.exp(-momentum)),)
+        direction = RULES[name](*decay)(run.state, gradient.mean, step, run.layers)
+        return torch.sub(parameters, direction, alpha=math.exp(size))
+
+    def hypergradient(self, run: Run, query: Sequence[tuple[int, Tensor]]) -> Tensor:
+        """None: choices have no derivative. ``improve`` learns from rewards instead."""
+        return torch.zeros_like(run.vector)
+
+    def choose(self, vector: Tensor, seen: Tensor, rng: torch.Generator | None) -> Choice:
+        """Draw an action for a task with features ``seen [F]``, or take the mode if ``rng`` is None."""
+        with torch.no_grad():
+            heads = self.heads(vector, seen[None])
+            rule, count = (_drawn(d.logits[0], rng) for d in (heads.rule, heads.steps))
+            noise = torch.zeros(2) if rng is None else torch.randn(2, generator=rng)
+            size = heads.size.mean[0, rule] + heads.size.stddev[0, rule] * noise[0]
+            momentum = heads.momentum.mean[0, rule] + heads.momentum.stddev[0, rule] * noise[1]
+            action = torch.stack([torch.tensor(float(rule)), size, momentum, torch.tensor(float(count))])
+            log_probability = float(self.log_probability(heads, action[None]))
+        return Choice(tuple(seen.tolist()), tuple(action.tolist()), log_probability)
+
+    def heads(self, vector: Tensor, seen: Tensor) -> Heads:
+        """The distributions for tasks with features ``seen [N, F]``."""
+        sizes = [math.prod(shape) for shape in self.shapes.values()]
+        p = {n: part.view(s) for (n, s), part in zip(self.shapes.items(), vector.split(sizes), strict=True)}
+        R, C = len(self.rules), len(self.counts)
+        hidden = _hidden(seen, p["hidden"], p["hidden_bias"])
+        rule, size, momentum, count = (hidden @ p["heads"].T + p["heads_bias"]).split([R, R, R, C], dim=1)
+        spread = p["log_spread"].exp()
+        value_hidden = _hidden(seen, p["value_hidden"], p["value_hidden_bias"])
+        value = self.options.reward_unit * (value_hidden @ p["value"].T + p["value_bias"])[:, 0]
+        return Heads(
+            Categorical(logits=rule, validate_args=False),
+            Normal(size, spread[0].expand_as(size), validate_args=False),
+            Normal(momentum, spread[1].expand_as(momentum), validate_args=False),
+            Categorical(logits=count, validate_args=False),
+            value,
+        )
+
+    def log_probability(self, heads: Heads, actions: Tensor) -> Tensor:
+        """``log pi(a | f)``: ``[N]`` for ``actions [N, 4]``. A momentum that the rule has no use for counts nothing."""
+        rule, size, momentum, count = actions.unbind(1)
+        chosen = rule.long()[:, None]
+        sized = heads.size.log_prob(size[:, None]).gather(1, chosen)[:, 0]
+        momenta = heads.momentum.log_prob(momentum[:, None]) * self.has_momentum.to(momentum)
+        return heads.rule.log_prob(rule) + sized + momenta.gather(1, chosen)[:, 0] + heads.steps.log_prob(count)
+
+    def entropy(self, heads: Heads) -> Tensor:
+        """``H(pi(. | f))``: ``[N]``; in nats."""
+        given = heads.size.entropy() + heads.momentum.entropy() * self.has_momentum.to(heads.value)
+        return heads.rule.entropy() + heads.steps.entropy() + (heads.rule.probs * given).sum(1)
+
+    def improve(self, vector: Tensor, experiences: Sequence[Experience]) -> Improvement:
+        """The gradient ``[G]`` of PPO's objective on the experiences of a step, and what was measured."""
+        seen, actions = (torch.tensor([getattr(e, n) for e in experiences]).to(vector) for n in ("features", "action"))
+        behaviour, reward = (
+            torch.tensor([getattr(e, n) for e in experiences]).to(vector) for n in ("log_probability", "reward")
+        )
+        vector = vector.detach().requires_grad_()
+        heads = self.heads(vector, seen)
+        new, entropy = self.log_probability(heads, actions), self.entropy(heads)
+        advantage = advantages(reward, heads.value)
+        loss = objective(new, behaviour, advantage, heads.value, reward, entropy, self.options)
+        (slope,) = torch.autograd.grad(loss, vector)
+        found = diagnostics(new.detach(), behaviour, heads.value.detach(), reward, entropy.detach(), self.options)
+        shares = torch.bincount(actions[:, 0].long(), minlength=len(self.rules)) / len(actions)
+        found |= {f"rule/{rule}": share for rule, share in zip(self.rules, shares.tolist(), strict=True)}
+        found["log10_step_size"] = float(actions[:, 1].mean()) / math.log(10)
+        found["steps"] = sum(self.counts[int(count)] for count in actions[:, 3].tolist()) / len(actions)
+        return Improvement(slope, found)
+
+    def cost(self, action: Sequence[float]) -> float:
+        """``K / Kmax`` of the chosen number of steps."""
+        return self.counts[int(action[3])] / max(self.counts)
+
+    def describe(self, vector: Tensor, layout: Layout) -> dict[str, Tensor]:
+        """For a task whose features are all 0: log10 of the mean step size of each rule, and the rules' shares."""
+        heads = self.heads(vector, torch.zeros(1, FEATURES))
+        return {"log10_step_size": heads.size.mean[0] / math.log(10), "rule_probability": heads.rule.probs[0]}
+
+
+def features(layers: Layers, gradient: Gradient) -> Tensor:
+    """What the choice may depend on: ``[F]``, float32 on the CPU, each within a few units of 0."""
+    mean = gradient.mean.detach()
+    rms = safe_root(layers.dot(mean, mean) / torch.tensor(layers.sizes).to(mean)).log10().clamp_min(-12.0)
+    agreement = mean.new_zeros(())
+    if gradient.halves is not None:
+        one, other = (half.detach() for half in gradient.halves)
+        agreement = (one @ other) / (safe_root(one @ one) * safe_root(other @ other)) / AGREEMENT_DEVIATION
+    own = torch.stack(
+        [
+            mean.new_tensor(math.copysign(math.log1p(abs(gradient.loss)), gradient.loss)),
+            safe_root(mean @ mean).log10().clamp_min(-12.0) / 2,
+            rms.mean() / 4,
+            rms.std(correction=0),
+            agreement.clamp(-3, 3),
+            mean.new_tensor(math.log(len(gradient.support)) / 2),
+        ]
+    )
+    return torch.cat([own.float().cpu(), embed(gradient.support).cpu()])
+
+
+def _hidden(seen: Tensor, weights: Tensor, bias: Tensor) -> Tensor:
+    """``tanh(W f / sqrt(F) + b) / sqrt(H)``: ``[N, H]``. Weights are of size 1 and scaled here, so that a step of
+    Adam, which moves all of them as far, moves what comes out as far whatever the widths (Jacot et al. 2018,
+    arXiv:1806.07572)."""
+    return torch.tanh(seen @ weights.T / weights.shape[1] ** 0.5 + bias) / weights.shape[0] ** 0.5
+
+
+def _drawn(logits: Tensor, rng: torch.Generator | None) -> int:
+    """An index from the categorical of ``logits [N]``, or its mode."""
+    return int(logits.argmax() if rng is None else torch.multinomial(logits.softmax(0), 1, generator=rng))
