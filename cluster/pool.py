@@ -15,6 +15,7 @@ import ray
 from ray.exceptions import RayActorError, RayTaskError
 
 from cluster.actor import Actor
+from cluster.token import ensure_private
 from metagen.config import RunConfig
 from metagen.errors import UserError
 from metagen.pool import available_cores
@@ -152,6 +153,7 @@ def start_ray(address: str | None, workers: int, cpus: float = 1.0, gpus: float 
             most = int(cores // cpus)
             fix = f"use --actors {most}" if most else f"lower pool.cpus to {cores} or less"
             raise UserError(f"{workers} actors of {cpus:g} cores on {cores}: {fix}")
+        ensure_private()
         # "local": a cluster that happens to run on this machine is joined only if it is asked for.
         ray.init(
             address="local", num_cpus=cores, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR

@@ -6,6 +6,7 @@ Keys: ``images`` uint8 (N, H, W) or (N, H, W, 1 or 3); ``labels`` integers (N,);
 
 from __future__ import annotations
 
+import os
 import pickle
 import zipfile
 import zlib
@@ -63,6 +64,7 @@ def read_arrays(path: Path, required: Sequence[str], optional: Sequence[str] = (
             missing = sorted(set(required) - set(file.files))
             if missing:
                 raise UserError(f"{path}: no key {some(missing)}; it has {some(file.files)}; it needs {some(required)}")
+            _check_size(path, file)
             return {key: _array(path, key, file) for key in (*required, *optional) if key in file.files}
     except MemoryError:
         raise UserError(f"{path}: too large for this machine's memory") from None
@@ -86,6 +88,17 @@ _BROKEN = (
 )
 """What numpy and zipfile raise on bytes that are not an ``.npz``. No unpickling is ever asked for:
 ``UnpicklingError`` is what ``allow_pickle=False`` itself can raise."""
+
+
+def _check_size(path: Path, file: Any) -> None:
+    """Raise ``UserError`` if the file unpacks to more than half of the memory: a few bytes can claim much."""
+    unpacked = sum(member.file_size for member in file.zip.infolist())
+    most = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    if unpacked > most:
+        raise UserError(
+            f"{path}: unpacks to {unpacked / 2**30:.1f} GiB, more than half of this machine's memory: split it, or "
+            "save fewer images"
+        )
 
 
 def _array(path: Path, key: str, file: Any) -> Array:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import os
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 from metagen.errors import UserError
 from metagen.tasks import DataConfig, ImageSet, load, split_by_hash
+from metagen.tasks.npz import read_arrays
 
 GOOD: dict[str, Any] = {
     "images": np.arange(6, dtype=np.uint8)[:, None, None] * np.ones((1, 8, 8), np.uint8),
@@ -130,3 +132,16 @@ def test_a_header_that_claims_terabytes_is_a_user_error(tmp_path: Path) -> None:
             archive.writestr(f"{name}.npy", header.getvalue())
     with pytest.raises(UserError, match=r"too large|damaged"):
         _load(tmp_path / "huge.npz")
+
+
+def test_an_archive_that_claims_more_than_the_memory_is_refused_before_it_is_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A megabyte of zeros takes a kilobyte; here the machine is small instead of the file large."""
+    path = tmp_path / "bomb.npz"
+    np.savez_compressed(path, images=np.zeros((1000, 32, 32), np.uint8), labels=np.zeros(1000, int), names=["a"])
+    assert path.stat().st_size < 20_000
+    monkeypatch.setattr(os, "sysconf", lambda name: {"SC_PAGE_SIZE": 1024, "SC_PHYS_PAGES": 1024}[name])
+    monkeypatch.setattr(np.lib.npyio.NpzFile, "__getitem__", lambda *_: pytest.fail("it was unpacked"))
+    with pytest.raises(UserError, match=r"unpacks to 0\.0 GiB, more than half of this machine's memory"):
+        read_arrays(path, required=("images",))

@@ -1,0 +1,104 @@
+"""Ray's token is made before Ray starts, and nobody else on the machine can read it."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from cluster.token import ensure_private
+from metagen.errors import UserError
+
+
+@pytest.fixture
+def token(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Where the token of a user without one will be."""
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)  # what is set in the test is taken back after it
+    path = tmp_path / "home" / ".ray" / "auth_token"
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(path))
+    return path
+
+
+def _mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_a_new_token_is_random_and_private(token: Path) -> None:
+    assert ensure_private() == token
+    assert _mode(token) == 0o600
+    assert _mode(token.parent) & 0o077 == 0
+    assert len(bytes.fromhex(token.read_text())) == 32
+    assert list(token.parent.iterdir()) == [token]
+    first = token.read_text()
+    token.unlink()
+    ensure_private()
+    assert token.read_text() != first
+
+
+def test_a_token_that_others_could_read_is_kept_and_made_private(token: Path) -> None:
+    token.parent.mkdir(parents=True)
+    token.write_text("a token")
+    token.chmod(0o644)
+    ensure_private()
+    assert (token.read_text(), _mode(token)) == ("a token", 0o600)
+
+
+def test_many_at_once_agree_on_one_token(token: Path) -> None:
+    def look(_: int) -> str:
+        ensure_private()
+        return token.read_text()
+
+    with ThreadPoolExecutor(8) as threads:
+        seen = set(threads.map(look, range(32)))
+    assert len(seen) == 1
+    assert len(seen.pop()) == 64
+
+
+@pytest.mark.parametrize(("name", "value"), [("RAY_AUTH_TOKEN", "x" * 32), ("RAY_AUTH_MODE", "disabled")])
+def test_what_the_user_says_stands(token: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(name, value)
+    assert ensure_private() is None
+    assert not token.exists()
+
+
+def test_a_place_where_no_token_can_be_kept_is_one_line(token: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    token.parent.parent.mkdir()
+    token.parent.write_text("a file")
+    with pytest.raises(UserError, match=r"cannot be kept private .*set RAY_AUTH_TOKEN_PATH") as caught:
+        ensure_private()
+    assert "\n" not in str(caught.value)
+
+
+START = """
+import ray
+from cluster.pool import start_ray
+start_ray(None, 1)
+print(ray.get_runtime_context().gcs_address)
+print(ray.nodes()[0]["Alive"])
+import os, subprocess, sys
+code = "import ray; ray.init(address=sys.argv[1], log_to_driver=False); print('in')"
+os.environ["RAY_AUTH_TOKEN"] = "0" * 64
+done = subprocess.run(
+    [sys.executable, "-c", "import sys; " + code, ray.get_runtime_context().gcs_address], capture_output=True, text=True
+)
+print("refused" if done.returncode and "in" not in done.stdout.split() else "let in")
+"""
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_cluster_that_we_start_refuses_another_token(token: Path) -> None:
+    environment = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "RAY_AUTH_MODE")}
+    done = subprocess.run(
+        [sys.executable, "-c", START], capture_output=True, text=True, env=environment, timeout=240, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[1:] == ["True", "refused"], done.stdout
+    assert _mode(token) == 0o600
