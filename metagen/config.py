@@ -21,6 +21,7 @@ from metagen.guard import GuardConfig
 from metagen.outer import OuterConfig
 from metagen.registry import find, options_of
 from metagen.strict import Strict
+from metagen.tasks.augment import AugmentConfig
 from metagen.tasks.config import DataConfig
 
 ALL = ("*",)
@@ -69,6 +70,8 @@ class PhaseConfig(Strict):
     shift: float = Field(0.0, ge=0, le=1)
     """Share of episodes whose images are altered as one (inverted strokes, blur, scale...) to act as another
     data set: what an optimisation policy must meet in training to be of use under a shift."""
+    augment: AugmentConfig = AugmentConfig()
+    """Alterations of every image by itself."""
     outer: OuterConfig = OuterConfig()
 
 

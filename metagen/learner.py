@@ -255,7 +255,8 @@ class Learner:
             return vector, moments, {}
         for _ in range(outer.policy_epochs if experiences else 1):
             slope = gradient
-            if experiences and isinstance(self.policy, Explorer):
+            if experiences:
+                assert isinstance(self.policy, Explorer)  # or whose choices were they?
                 improvement = self.policy.improve(vector, experiences)
                 slope, metrics = slope + improvement.gradient, improvement.metrics
             direction, moments = adam(slope, moments, 0.9, 0.99)

@@ -19,6 +19,7 @@ from metagen.policies import Policy
 from metagen.records import Snapshot, WorkItem, WorkResult, packed, unpacked
 from metagen.registry import find, options_of
 from metagen.seeding import seed_for, torch_generator
+from metagen.tasks.augment import augmented
 from metagen.tasks.episodes import sample_classes, sample_episode
 from metagen.tasks.imageset import ImageSet
 from metagen.tasks.shift import shifted
@@ -100,6 +101,10 @@ def run(parts: Parts, item: WorkItem, snapshot: Snapshot, worker: str = "") -> W
         episode = sample_episode(parts.images, index, shape.shots, shape.queries, episode_rng)
         if phase.shift and float(torch.rand((), generator=episode_rng)) < phase.shift:
             episode = shifted(episode, episode_rng)
+        if phase.augment.on:
+            episode = augmented(
+                episode, phase.augment, torch_generator(item.seed, "augment", item.step, item.index, slot)
+            )
         episodes.append(episode)
         noises.append(torch_generator(item.seed, "noise", item.step, item.index, slot))
     theta, vector = unpacked(snapshot.theta).to(device), unpacked(snapshot.policy).to(device)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from metagen.policies.fixed import Fixed
+from metagen.policies.learned import LearnedOptimiser
 from metagen.policies.policy import Choice, Explorer, Gradient, Improvement, Policy, Run, Solver
 from metagen.policies.ridge import Ridge
 from metagen.policies.steps import LearnedSteps
@@ -12,6 +13,7 @@ from metagen.policies.stochastic import Stochastic
 
 REGISTRY: dict[str, Any] = {
     "fixed": Fixed,
+    "learned-optimiser": LearnedOptimiser,
     "learned-steps": LearnedSteps,
     "ridge": Ridge,
     "stochastic": Stochastic,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
@@ -127,3 +127,16 @@ class Solver(Policy, Protocol):
     ) -> tuple[Tensor, float]:
         """The parameters ``[P]`` after one more look at the support set, and its loss before."""
         ...
+
+
+def later(query: Sequence[tuple[int, Tensor]], steps: int) -> Iterator[tuple[int, Tensor]]:
+    """From the last of ``steps`` back to the first: step ``j``, and the sum ``[P]`` of the query gradients taken
+    after it; steps with none after them are left out. ``query`` is that of ``Policy.hypergradient``."""
+    waiting = sorted(query, key=lambda pair: pair[0])
+    total: Tensor | None = None
+    for j in reversed(range(steps)):
+        while waiting and waiting[-1][0] > j:
+            slope = waiting.pop()[1]
+            total = slope if total is None else total + slope
+        if total is not None:
+            yield j, total

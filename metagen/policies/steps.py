@@ -11,7 +11,7 @@ from pydantic import Field, field_validator
 from torch import Tensor
 
 from metagen.flat import Layout
-from metagen.policies.policy import Gradient, Run
+from metagen.policies.policy import Gradient, Run, later
 from metagen.policies.rules import RULES, known_rule, safe_root
 from metagen.strict import Strict
 
@@ -85,17 +85,13 @@ class LearnedSteps:
 
         d L / d log_size[l, j] ~ - size[l, j] * sum_{k > j} < w_k grad L_Q(phi_k), direction_j >_l
         """
-        total = torch.zeros_like(run.directions[0]) if run.directions else None
-        if total is None:
+        surrogate = run.vector.new_zeros(())
+        for j, total in later(query, len(run.directions)):
+            sizes = run.log_sizes[j]
+            slopes = -sizes.detach().exp() * run.layers.dot(total, run.directions[j])
+            surrogate = surrogate + (sizes * slopes).sum()
+        if not surrogate.requires_grad:  # no step before any query
             return torch.zeros_like(run.vector)
-        later = sorted(query, key=lambda pair: pair[0])
-        slopes: list[Tensor] = []
-        for j in reversed(range(len(run.directions))):
-            while later and later[-1][0] > j:
-                total += later.pop()[1]
-            slopes.append(-run.log_sizes[j].detach().exp() * run.layers.dot(total, run.directions[j]))
-        slopes.reverse()
-        surrogate = (torch.stack(run.log_sizes) * torch.stack(slopes)).sum()
         (slope,) = torch.autograd.grad(surrogate, run.vector)
         return slope
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.distributions import Categorical, Normal
 
 from metagen.flat import Layers, Layout
+from metagen.policies.mlp import hidden_layer, parts_of
 from metagen.policies.policy import Choice, Gradient, Improvement, Run
 from metagen.policies.ppo import PpoOptions, advantages, diagnostics, objective
 from metagen.policies.rules import RULES, known_rule, safe_root
@@ -148,13 +149,12 @@ class Stochastic:
 
     def heads(self, vector: Tensor, seen: Tensor) -> Heads:
         """The distributions for tasks with features ``seen [N, F]``."""
-        sizes = [math.prod(shape) for shape in self.shapes.values()]
-        p = {n: part.view(s) for (n, s), part in zip(self.shapes.items(), vector.split(sizes), strict=True)}
+        p = parts_of(vector, self.shapes)
         R, C = len(self.rules), len(self.counts)
-        hidden = _hidden(seen, p["hidden"], p["hidden_bias"])
+        hidden = hidden_layer(seen, p["hidden"], p["hidden_bias"])
         rule, size, momentum, count = (hidden @ p["heads"].T + p["heads_bias"]).split([R, R, R, C], dim=1)
         spread = p["log_spread"].exp()
-        value_hidden = _hidden(seen, p["value_hidden"], p["value_hidden_bias"])
+        value_hidden = hidden_layer(seen, p["value_hidden"], p["value_hidden_bias"])
         value = self.options.reward_unit * (value_hidden @ p["value"].T + p["value_bias"])[:, 0]
         return Heads(
             Categorical(logits=rule, validate_args=False),
@@ -225,13 +225,6 @@ def features(layers: Layers, gradient: Gradient) -> Tensor:
         ]
     )
     return torch.cat([own.float().cpu(), embed(gradient.support).cpu()])
-
-
-def _hidden(seen: Tensor, weights: Tensor, bias: Tensor) -> Tensor:
-    """``tanh(W f / sqrt(F) + b) / sqrt(H)``: ``[N, H]``. Weights are of size 1 and scaled here, so that a step of
-    Adam, which moves all of them as far, moves what comes out as far whatever the widths (Jacot et al. 2018,
-    arXiv:1806.07572)."""
-    return torch.tanh(seen @ weights.T / weights.shape[1] ** 0.5 + bias) / weights.shape[0] ** 0.5
 
 
 def _drawn(logits: Tensor, rng: torch.Generator | None) -> int:

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from metagen.tasks.augment import resampled, thickened
 from metagen.tasks.episodes import Episode
 
 
@@ -48,16 +49,12 @@ def _affine(images: Tensor, strength: float, rng: torch.Generator) -> Tensor:
     shape = torch.tensor([[mirror * scale * stretch, shear], [0.0, scale / stretch]])
     matrix = torch.cat([rotation @ shape, torch.zeros(2, 1)], dim=1).expand(len(images), 2, 3)
     grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
-    # Pixels are shifted by +1 so that the zeros which grid_sample pads with are background (-1).
-    return F.grid_sample(images + 1, grid, align_corners=False) - 1
+    return resampled(images, grid)
 
 
 def _stroke(images: Tensor, strength: float, rng: torch.Generator) -> Tensor:
     """Thinner or bolder strokes, by a share of one pixel of erosion or dilation."""
-    share = strength * _uniform(-0.7, 0.7, rng)
-    bold = F.max_pool2d(images, 3, stride=1, padding=1)
-    thin = -F.max_pool2d(-images, 3, stride=1, padding=1)
-    return torch.lerp(images, bold if share > 0 else thin, abs(share))
+    return thickened(images, torch.full((1, 1, 1, 1), strength * _uniform(-0.7, 0.7, rng)))
 
 
 def _soften(images: Tensor, strength: float, rng: torch.Generator) -> Tensor:

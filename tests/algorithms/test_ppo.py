@@ -63,7 +63,6 @@ def test_where_nothing_is_left_to_chance_the_meta_gradient_is_fomamls(
     problem, policy = toy_problem(), _policy(counts=(6,))
     theta, vector = problem.network.initial.double(), _sure(policy)
     mine = estimate(Ppo(PpoEstimatorOptions(query_at=QUERY_AT)), problem, theta, episodes(2), policy, vector)
-    # The draw of the choices' seed comes after the query's noise and before nothing: the path is the same.
     other = estimate(Fomaml(QueryOptions(query_at=QUERY_AT)), problem, theta, episodes(2), policy, vector)
     assert torch.allclose(mine.gradient, other.gradient, rtol=1e-5, atol=1e-7)
     assert mine.metrics["loss"] == pytest.approx(other.metrics["loss"], rel=1e-6)

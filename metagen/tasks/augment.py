@@ -1,0 +1,73 @@
+"""Augmentation: every image of an episode altered a little and by itself, so that few images go further.
+
+Unlike a shift (``shift.py``), which alters a task as one and makes it another task, this leaves the task what it is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from metagen.strict import Strict
+from metagen.tasks.episodes import Episode
+
+KNOTS = 4
+"""Random displacements across and down that an elastic deformation is interpolated from."""
+
+
+class AugmentConfig(Strict):
+    """Largest alterations; 0 switches one off."""
+
+    translate: float = Field(0.0, ge=0, le=0.5)
+    """Across and down, as a share of the side."""
+    scale: float = Field(0.0, ge=0, le=1)
+    """Larger or smaller, in nats: 0.1 is about 10%."""
+    shear: float = Field(0.0, ge=0, le=1)
+    """Tangent of the angle by which what was upright leans."""
+    elastic: float = Field(0.0, ge=0, le=0.5)
+    """Displacement of a smooth random field, as a share of the side (Simard et al. 2003)."""
+    stroke: float = Field(0.0, ge=0, le=1)
+    """Thicker or thinner strokes, in pixels on either side."""
+
+    @property
+    def on(self) -> bool:
+        """Whether anything is altered."""
+        return any(self.model_dump().values())
+
+
+def augmented(episode: Episode, config: AugmentConfig, rng: torch.Generator) -> Episode:
+    """``episode`` with every support and query image altered by itself, each amount uniform up to the largest."""
+    images = torch.cat([episode.support, episode.query])
+    N = len(images)
+
+    def amounts(largest: float, *shape: int) -> Tensor:  # drawn even if 0: switching one changes no other
+        return largest * (2 * torch.rand(N, *shape, generator=rng) - 1)
+
+    zoom, lean, move = amounts(config.scale).exp(), amounts(config.shear), amounts(2 * config.translate, 2)
+    field = amounts(2 * config.elastic, 2, KNOTS, KNOTS)
+    matrices = torch.stack(
+        [torch.stack([zoom, lean, move[:, 0]], dim=1), torch.stack([0 * zoom, zoom, move[:, 1]], dim=1)], dim=1
+    )
+    grid = F.affine_grid(matrices, list(images.shape), align_corners=False)  # [N, H, W, 2], sides of length 2
+    smooth = F.interpolate(field, size=images.shape[-2:], mode="bicubic", align_corners=True)
+    images = resampled(images, grid + smooth.permute(0, 2, 3, 1))
+    images = thickened(images, amounts(config.stroke, 1, 1, 1))
+    support, query = torch.split(images, [len(episode.support), len(episode.query)])
+    return replace(episode, support=support, query=query)
+
+
+def resampled(images: Tensor, grid: Tensor) -> Tensor:
+    """``images [N, C, H, W]`` at the points ``grid [N, H, W, 2]`` in [-1, 1]; background outside."""
+    # Pixels are shifted by +1 so that the zeros which grid_sample pads with are background (-1).
+    return F.grid_sample(images + 1, grid, align_corners=False) - 1
+
+
+def thickened(images: Tensor, share: Tensor) -> Tensor:
+    """Bolder (above 0) or thinner strokes, by a ``share [N or 1, 1, 1, 1]`` of one pixel of dilation or erosion."""
+    bold = F.max_pool2d(images, 3, stride=1, padding=1)
+    thin = -F.max_pool2d(-images, 3, stride=1, padding=1)
+    return torch.lerp(images, torch.where(share > 0, bold, thin), share.abs())
