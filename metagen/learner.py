@@ -133,7 +133,7 @@ class Learner:
         watch = observe(
             self.config.guard, self._watch(), metrics["loss"], norm, nonfinite=verdicts[Verdict.NONFINITE] > 0
         )
-        back = self._must_go_back(watch, metrics["loss"], norm)
+        back = self._must_go_back(watch, metrics["loss"], norm, tuple(broken))
         rate = self._apply(gradient, policy_gradient, norm, accepted, verdicts, watch, back)
         done = sum(r.tasks for r in accepted)
         return Applied(metrics, dict(verdicts), rate, norm, done, tuple(outcomes), tuple(broken), back)
@@ -167,14 +167,15 @@ class Learner:
                 broken,
             )
 
-    def _must_go_back(self, watch: Watch, loss: float, norm: float) -> bool:
+    def _must_go_back(self, watch: Watch, loss: float, norm: float, broken: tuple[Quarantined, ...]) -> bool:
         guard = self.config.guard
         if watch.high < guard.patience:
             return False
         if watch.rollbacks >= guard.rollbacks:
             raise Diverged(
                 f"step {self.state.step + 1}: diverged again after {watch.rollbacks} rollbacks (loss {loss:.4g}, "
-                f"gradient norm {norm:.4g}): lower outer.learning_rate and start again, or raise guard.factor"
+                f"gradient norm {norm:.4g}): lower outer.learning_rate and start again, or raise guard.factor",
+                broken,
             )
         return True
 

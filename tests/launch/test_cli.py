@@ -76,7 +76,7 @@ def test_training_writes_a_whole_run_and_says_where(tiny_yaml: Path, tmp_path: P
     assert "fomaml step 5/5  loss " in done.out
     assert done.out.splitlines()[0] == f"tiny -> {folder}"
     assert done.out.splitlines()[-1] == f"checkpoint: {folder / 'checkpoints' / 'final'}"
-    assert sorted(path.name for path in folder.iterdir()) == ["checkpoints", "config.yaml", "tensorboard"]
+    assert sorted(path.name for path in folder.iterdir()) == ["checkpoints", "config.yaml", "log.jsonl", "tensorboard"]
     assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["final", "step-000004"]
     saved = load_checkpoint(folder)
     assert saved.state.step == 5
