@@ -24,7 +24,7 @@ from launch.log import LOG
 from metagen.config import RunConfig
 from metagen.errors import UserError
 from metagen.pool import available_cores
-from metagen.records import StepReport
+from metagen.records import Outcome, StepReport
 
 
 class Journal:
@@ -56,7 +56,7 @@ class Journal:
             rolled_back=report.rolled_back,
             rollbacks=report.rollbacks,
             seconds=report.seconds,
-            results=[{"actor": one.worker, **asdict(one)} for one in report.outcomes],
+            results=[_result(one) for one in report.outcomes],
         )
 
     def write(self, event: str, **values: Any) -> None:
@@ -73,6 +73,11 @@ class Journal:
             raise UserError(
                 f"{self.path}: cannot be written ({error.strerror}): free some space, then resume"
             ) from None
+
+
+def _result(one: Outcome) -> dict[str, Any]:
+    values = asdict(one)
+    return {"actor": values.pop("worker"), **values}
 
 
 def facts(config: RunConfig, pool: str, workers: int) -> dict[str, Any]:

@@ -75,6 +75,8 @@ class View:
     def _step(self, event: dict[str, Any]) -> None:
         self.step, self.steps, self.estimator = event["step"], event["steps"], event["estimator"]
         self.rollbacks = event["rollbacks"]
+        if self.recent and self.recent[-1]["phase"] != event["phase"]:  # another estimator: other losses, another rate
+            self.recent.clear()
         self.recent.append(event)
         for result in event["results"]:
             actor = self.actors.setdefault(result["actor"], Actor())

@@ -145,7 +145,7 @@ class Learner:
         watch = observe(
             self.config.guard, self._watch(), metrics["loss"], norm, nonfinite=verdicts[Verdict.NONFINITE] > 0
         )
-        back = self._must_go_back(watch, metrics["loss"], norm)
+        back = self._must_go_back(watch, metrics["loss"], norm, tuple(broken))
         rate, learned = self._apply(gradient, policy_gradient, norm, accepted, verdicts, watch, back)
         metrics |= {f"policy/{name}": value for name, value in learned.items()}
         done = sum(r.tasks for r in accepted)
@@ -180,14 +180,15 @@ class Learner:
                 broken,
             )
 
-    def _must_go_back(self, watch: Watch, loss: float, norm: float) -> bool:
+    def _must_go_back(self, watch: Watch, loss: float, norm: float, broken: tuple[Quarantined, ...]) -> bool:
         guard = self.config.guard
         if watch.high < guard.patience:
             return False
         if watch.rollbacks >= guard.rollbacks:
             raise Diverged(
                 f"step {self.state.step + 1}: diverged again after {watch.rollbacks} rollbacks (loss {loss:.4g}, "
-                f"gradient norm {norm:.4g}): lower outer.learning_rate and start again, or raise guard.factor"
+                f"gradient norm {norm:.4g}): lower outer.learning_rate and start again, or raise guard.factor",
+                broken,
             )
         return True
 

@@ -277,11 +277,11 @@ def test_places_where_results_cannot_be_written(
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 600 kB: room for a run's first checkpoint and not for many."""
+    """A file system of 1200 kB: room for a run's first checkpoint and not for many."""
     place = tmp_path / "disk"
     place.mkdir()
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", place], capture_output=True, check=False
+        ["mount", "-t", "tmpfs", "-o", "size=1200k", "tmpfs", place], capture_output=True, check=False
     )
     if mounted.returncode:
         pytest.skip("file systems can be mounted by root alone")
