@@ -174,7 +174,7 @@ def test_a_step_moves_the_critic_critic_rate_times_as_far(rate: float) -> None:
     share = torch.ones_like(gradient)
     share[sum(p.numel() for p in network.module.generator.parameters()) :] = rate
     assert torch.allclose(gradient, share * expected, rtol=1e-3, atol=1e-6)
-    step = 0.01 * Sign()({}, gradient, 0)
+    step = 0.01 * Sign()({}, gradient, 0, network.layers)
     moved = share * (network.initial - step) - reference.initial
     assert torch.allclose(moved, -share * step, atol=1e-6)
 
