@@ -14,7 +14,7 @@ from pathlib import Path
 
 from environment import write
 
-from launch import run_folder
+from launch.training import run_folder
 from metagen.checkpoint import export_checkpoint, load_checkpoint
 from metagen.work import build_problem
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from environment import write
 
-from launch import run_folder
+from launch.training import run_folder
 
 ROOT = Path(__file__).parent.parent
 

@@ -12,21 +12,24 @@ from metagen import __version__
 from metagen.errors import UserError
 
 COMMANDS = {
-    "train": ("launch.train:train", "Meta-train a generator from a preset or a config file."),
-    "resume": ("launch.train:resume", "Continue an interrupted run, bit for bit."),
-    "top": ("launch.top:top", "Watch a run: steps, losses, actors, faults."),
-    "replay": ("launch.replay:replay", "Do the work of a non-finite result again."),
-    "describe": ("launch.describe:describe", "Show a config's network, and what it costs, before training it."),
-    "evaluate": ("launch.evaluate:evaluate", "Measure a checkpoint on classes it has never seen."),
-    "adapt": ("launch.adapt:adapt", "Adapt to a handful of your images and make more of them."),
-    "sample": ("launch.adapt:sample", "Draw what a checkpoint makes of classes of its data set."),
-    "cluster": ("launch.clusters:cluster", "Start, watch and stop a Ray cluster anywhere."),
-    "doctor": ("launch.doctor:doctor", "Look for what would keep a run from working."),
-    "submit": ("launch.submit:submit", "Train on a cluster."),
-    "jobs": ("launch.submit:jobs", "List, follow and stop the jobs of a cluster."),
-    "fetch": ("launch.submit:fetch", "Bring a run home from a cluster."),
-    "tensorboard": ("launch.submit:tensorboard", "TensorBoard of a run on a cluster."),
-    "tasks": ("launch.tasks:tasks", "List and show the image sets that tasks are drawn from."),
+    "train": ("launch.training.train:train", "Meta-train a generator from a preset or a config file."),
+    "resume": ("launch.training.train:resume", "Continue an interrupted run, bit for bit."),
+    "top": ("launch.training.top:top", "Watch a run: steps, losses, actors, faults."),
+    "replay": ("launch.training.replay:replay", "Do the work of a non-finite result again."),
+    "describe": (
+        "launch.generators.describe:describe",
+        "Show a config's network, and what it costs, before training it.",
+    ),
+    "evaluate": ("launch.generators.evaluate:evaluate", "Measure a checkpoint on classes it has never seen."),
+    "adapt": ("launch.generators.adapt:adapt", "Adapt to a handful of your images and make more of them."),
+    "sample": ("launch.generators.adapt:sample", "Draw what a checkpoint makes of classes of its data set."),
+    "cluster": ("launch.clusters.commands:cluster", "Start, watch and stop a Ray cluster anywhere."),
+    "doctor": ("launch.clusters.doctor:doctor", "Look for what would keep a run from working."),
+    "submit": ("launch.jobs.commands:submit", "Train on a cluster."),
+    "jobs": ("launch.jobs.commands:jobs", "List, follow and stop the jobs of a cluster."),
+    "fetch": ("launch.jobs.commands:fetch", "Bring a run home from a cluster."),
+    "tensorboard": ("launch.jobs.commands:tensorboard", "TensorBoard of a run on a cluster."),
+    "tasks": ("launch.tasks.commands:tasks", "List and show the image sets that tasks are drawn from."),
 }
 
 

@@ -250,7 +250,7 @@ def trained(tiny_yaml: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished tiny run. Tests read it; one that writes takes a copy."""
     folder = tmp_path_factory.mktemp("runs") / "tiny"
     from launch.preset import load_config
-    from launch.session import Workers, start
+    from launch.training.session import Workers, start
 
     config = load_config(str(tiny_yaml), ["log.checkpoint_every=2"], None, None)
     start(config, folder, Workers.choose(config, "serial", None, None))

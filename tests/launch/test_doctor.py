@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from launch import diagnosis
-from launch.diagnosis import BAD, GOOD, POOR, Finding
+from launch.clusters import diagnosis
+from launch.clusters.diagnosis import BAD, GOOD, POOR, Finding
 
 
 def _found(check: Any) -> list[Finding]:

@@ -22,7 +22,7 @@ LONG = ["--set", "phases.0.steps=60", "--set", "phases.1.steps=20", "--set", "lo
 @pytest.fixture(scope="module")
 def uninterrupted(tiny_yaml: Path, tmp_path_factory: pytest.TempPathFactory) -> MetaState:
     from launch.preset import load_config
-    from launch.session import Workers, start
+    from launch.training.session import Workers, start
 
     config = load_config(str(tiny_yaml), LONG[1::2], None, None)
     folder = tmp_path_factory.mktemp("uninterrupted") / "run"

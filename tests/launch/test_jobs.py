@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import yaml
 
-from launch.remote import remote
-from launch.storage import Bucket, pushing
-from launch.submission import entrypoint, follow, pack
+from launch.jobs.remote import remote
+from launch.jobs.storage import Bucket, pushing
+from launch.jobs.submission import entrypoint, follow, pack
 from metagen.checkpoint import load_checkpoint
 from metagen.config import RunConfig, read_yaml
 from metagen.errors import UserError
@@ -61,7 +61,7 @@ def test_mistakes_are_found_before_anything_is_sent(words: list[str], needle: st
 
 def test_an_entrypoint_cannot_be_broken_out_of() -> None:
     line = entrypoint("python", "run; rm -rf /", "/srv/$(id)", [])
-    assert line == "python -m launch.remote --run 'run; rm -rf /' --storage '/srv/$(id)' run.yaml"
+    assert line == "python -m launch.jobs.remote --run 'run; rm -rf /' --storage '/srv/$(id)' run.yaml"
 
 
 # What runs on the cluster
@@ -87,7 +87,7 @@ def test_a_run_in_a_bucket_goes_on_on_another_machine(
     tiny_yaml: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The bucket is a folder here, through the same library and the same calls."""
-    monkeypatch.setattr("launch.remote.is_bucket", lambda storage: True)
+    monkeypatch.setattr("launch.jobs.remote.is_bucket", lambda storage: True)
     bucket = f"file://{tmp_path}/bucket"
     (tmp_path / "bucket").mkdir()
     for home in ("first", "second"):
@@ -225,7 +225,7 @@ def test_a_broken_connection_is_made_again_and_no_line_comes_twice(
         def dashboard(self) -> Iterator[Dashboard]:
             yield Tail("http://x", None)
 
-    monkeypatch.setattr("launch.submission.RETRY_SECONDS", 0.0)
+    monkeypatch.setattr("launch.jobs.submission.RETRY_SECONDS", 0.0)
     assert follow(Target(), "job") == 7
     shown = capsys.readouterr()
     assert shown.out == log

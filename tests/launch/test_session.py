@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from launch import session
-from launch.session import Workers
+from launch.training import session
+from launch.training.session import Workers
 from metagen.errors import UserError
 
 

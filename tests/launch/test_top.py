@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from launch.log import LOG, events
-from launch.top import View
+from launch.training.log import LOG, events
+from launch.training.top import View
 from metagen.config import RunConfig, read_yaml
 
 

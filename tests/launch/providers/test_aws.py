@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import yaml
 
-from launch import cluster_file
-from launch.cluster_run import reason
-from launch.init import problems
+from launch.clusters import cluster_file
+from launch.clusters.init import problems
+from launch.clusters.lifecycle import reason
 from metagen.errors import UserError
 
 moto = pytest.importorskip("moto")
@@ -58,7 +58,7 @@ def test_the_firewall_is_as_promised_from_the_first_machine_to_the_last(
     from ray.autoscaler._private.util import prepare_config
     from ray.autoscaler.tags import NODE_KIND_HEAD, NODE_KIND_WORKER, TAG_RAY_NODE_KIND
 
-    from launch.providers import aws_firewall
+    from launch.clusters.providers import aws_firewall
 
     monkeypatch.setattr(aws, "time", SimpleNamespace(sleep=lambda seconds: None))  # Ray waits for real clouds
     aws_firewall.ensure(file)
@@ -99,7 +99,7 @@ def test_the_firewall_is_as_promised_from_the_first_machine_to_the_last(
 
 
 def test_a_group_of_somebody_else_is_not_touched(cloud: Any, file: cluster_file.ClusterFile) -> None:
-    from launch.providers import aws_firewall
+    from launch.clusters.providers import aws_firewall
 
     network = cloud.describe_vpcs()["Vpcs"][0]["VpcId"]
     made = cloud.create_security_group(GroupName="metagen-mine", Description="theirs", VpcId=network)

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 import yaml
 
+from launch.clusters.providers import REGISTRY, manifests
+from launch.clusters.providers.request import versions
+from launch.jobs.remote import remote
 from launch.preset import presets
-from launch.providers import REGISTRY, manifests
-from launch.providers.request import versions
-from launch.remote import remote
 
 AWS = ["aws", "--ssh-cidr", "203.0.113.7/32", "--storage", "s3://bucket/runs"]
 GCP = ["gcp", "--ssh-cidr", "203.0.113.7/32", "--storage", "gs://bucket/runs", "--project", "my-project"]
@@ -92,8 +92,8 @@ def test_the_skypilot_task_keeps_off_skypilots_own_ray(written: Any) -> None:
     assert "6380" not in task["run"]
     assert "ray stop" not in task["run"] + task["setup"]
     assert subprocess.run(["bash", "-n"], input=task["setup"] + task["run"], text=True, check=False).returncode == 0
-    [line] = [line for line in task["run"].splitlines() if "launch.remote" in line]
-    words = line.partition("launch.remote ")[2].replace("$METAGEN_ARGS", task["envs"]["METAGEN_ARGS"]).split()
+    [line] = [line for line in task["run"].splitlines() if "launch.jobs.remote" in line]
+    words = line.partition("launch.jobs.remote ")[2].replace("$METAGEN_ARGS", task["envs"]["METAGEN_ARGS"]).split()
     assert remote.make_context("remote", words).params["source"] in presets()
 
 
@@ -106,7 +106,7 @@ def test_every_command_in_a_file_is_valid_shell(name: str, onprem: list[str], wr
 
 
 def test_every_provider_can_be_chosen() -> None:
-    from launch.clusters import PROVIDERS
+    from launch.clusters.commands import PROVIDERS
 
     assert tuple(REGISTRY) == PROVIDERS
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from launch import cluster_file
-from launch.providers import azure_firewall, gcp_firewall
+from launch.clusters import cluster_file
+from launch.clusters.providers import azure_firewall, gcp_firewall
 from metagen.errors import UserError
 
 CIDR = "203.0.113.7/32"

@@ -15,7 +15,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 import yaml
 
-from launch.providers import manifests
+from launch.clusters.providers import manifests
 
 pytest.importorskip("kubernetes")
 
@@ -141,7 +141,7 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster
             )
         )
         monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
-        monkeypatch.setattr("launch.kubernetes.POLL_SECONDS", 0.01)
+        monkeypatch.setattr("launch.clusters.kubernetes.POLL_SECONDS", 0.01)
         monkeypatch.setenv("HOME", str(tmp_path))  # the client keeps what it learns of a server in a temporary file
         monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
         yield held

@@ -1,0 +1,1 @@
+"""Clusters: ``metagen cluster`` and ``metagen doctor``."""

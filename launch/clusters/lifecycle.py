@@ -1,0 +1,166 @@
+"""What ``metagen cluster up``, ``status`` and ``down`` do."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from cluster import launcher
+from cluster.jobs import ENDED, Node, alive
+from launch.clusters import access, preflight
+from launch.clusters.cluster_file import ClusterFile, read
+from launch.clusters.cost import cost_line
+from launch.clusters.init import validated
+from launch.clusters.providers import around
+from launch.clusters.ssh import Machine
+from metagen.errors import UserError
+
+POLL_SECONDS = 1.0
+STEP = re.compile(r"\[\d+/\d+\] .*")
+CLOUD_ERRORS = re.compile(r"An error occurred \(.*|Unable to locate credentials.*|(?i:\S*(quota|credential)\S* .*)")
+"""How clouds say that they refuse."""
+LEFT = r"pgrep -f -a 'core/src/ray/(gcs/gcs_server|raylet/raylet)|^ray::' | grep -v pgrep || true"
+
+
+def say(text: str) -> None:
+    print(text, flush=True)
+
+
+def up(path: Path, timeout: float, keep: bool) -> None:
+    """Start the cluster and wait for its workers; what was started by a failed attempt is stopped again."""
+    file = validated(path)
+    log = access.home(file) / "up.log"
+    began = time.monotonic()
+    if file.kind == "local":
+        say(f"{file.name}: checking {len(file.hosts) + 1} machines")
+        preflight.check(file)
+    access.make_token(file)
+    around.before(file)
+    try:
+        say(f"{file.name}: starting the head (everything that is said goes to {log})")
+        code, lines = launcher.up(path, file.kind, access.home(file), log, _show_step)
+        if code:
+            raise UserError(f"the head did not start: {reason(lines)}: see {log}")
+        around.after(file)
+        joined = _wait_for_workers(file, timeout)
+    except BaseException as error:
+        after = f"it was left as it is, 'metagen cluster down {path}' stops it"
+        if not keep:
+            say(f"{file.name}: stopping what was started")
+            left = _release(file)
+            after = f"not all could be stopped: {'; '.join(left)}" if left else "nothing is left running"
+        if isinstance(error, UserError):
+            raise UserError(f"{error}; {after}") from None
+        raise
+    say(f"{file.name}: up with {joined} workers after {time.monotonic() - began:.0f} s")
+    say(f"next: metagen submit {path} -- train standard")
+
+
+def _show_step(line: str) -> None:
+    if found := STEP.search(line):
+        say(f"  {found.group()}")
+
+
+def reason(lines: list[str]) -> str:
+    """The line that says why, of what Ray's launcher printed; a cloud's own words where there are any."""
+    clean = [line.strip() for line in lines if line.strip()]
+    for line in reversed(clean):
+        if found := CLOUD_ERRORS.search(line):
+            return found.group()
+    last = [line for line in clean if re.search(r"[Ee]rror|[Ff]ailed|denied|refused|wanted", line)]
+    return (last or clean or ["it said nothing"])[-1]
+
+
+def _wait_for_workers(file: ClusterFile, timeout: float) -> int:
+    """Wait for the minimum of workers; raises ``UserError`` with the monitor's last words if they do not join."""
+    wanted, shown = file.workers[0], -1
+    deadline, said = time.monotonic() + timeout, "nobody answers at the dashboard"
+    while time.monotonic() < deadline:
+        try:
+            with access.dashboard(file) as dashboard:
+                while time.monotonic() < deadline:
+                    joined = sum(not node.head for node in alive(dashboard.nodes()))
+                    if joined != shown:
+                        say(f"  workers joined: {joined} of {wanted}")
+                        shown = joined
+                    if joined >= wanted:
+                        return joined
+                    said = f"only {joined} of {wanted} workers joined within {timeout:.0f} s"
+                    time.sleep(POLL_SECONDS)
+        except ConnectionError:  # the dashboard comes up after the head
+            time.sleep(POLL_SECONDS)
+    tail = access.head(file).run("tail -n 20 /tmp/ray/session_latest/logs/monitor*.{out,err,log} 2>/dev/null")
+    print(f"The end of the head's monitor log:\n{tail.stdout.rstrip()}", file=sys.stderr)
+    raise UserError(f"{said}: read the log above; try --timeout, a quota for more machines, or fewer min_workers")
+
+
+def status(path: Path) -> None:
+    """Print nodes and jobs."""
+    file = read(path)
+    try:
+        with access.dashboard(file) as dashboard:
+            nodes, jobs = dashboard.nodes(), dashboard.jobs()
+    except ConnectionError as error:
+        raise UserError(f"{file.name}: the head does not answer ({error}): 'metagen cluster up {path}'") from None
+    working = list(alive(nodes))
+    least, most = file.workers
+    workers = sum(not node.head for node in working)
+    cores, gpus = sum(node.cpus for node in working), sum(node.gpus for node in working)
+    say(f"{file.name}: {workers} workers ({least} to {most}), {cores:g} cores, {gpus:g} GPUs")
+    for node in sorted(nodes, key=lambda node: (not node.head, not node.alive, node.address)):
+        say(f"  {_describe(node)}")
+    running = [job for job in jobs if job.status not in ENDED]
+    say(f"jobs: {len(running)} running, {len(jobs) - len(running)} ended")
+    for job in running:
+        say(f"  {job.id}  {job.status}  run {job.run or '-'}")
+    say(cost_line(file, workers))
+
+
+def _describe(node: Node) -> str:
+    what = "head  " if node.head else "worker"
+    return f"{what}  {node.address:<15}  {'alive' if node.alive else 'gone '}  {node.cpus:g} cores, {node.gpus:g} GPUs"
+
+
+def down(path: Path) -> None:
+    """Stop Ray everywhere and release the machines; raises ``UserError`` if something is left."""
+    file = read(path)  # not validated: what runs must be stoppable, whatever has changed here since
+    if left := _release(file):
+        raise UserError(f"{file.name}: not all is stopped: {'; '.join(left)}")
+    say(f"{file.name}: down, nothing is left running")
+
+
+def _release(file: ClusterFile) -> list[str]:
+    """Stop and release everything; gives what could not be."""
+    home = access.home(file)
+    left: list[str] = []
+    if file.kind == "local":
+        # Ray's teardown stops Ray on the head alone: workers would find out after a minute.
+        with ThreadPoolExecutor(max_workers=32) as threads:
+            left += [line for line in threads.map(lambda machine: _stop(file, machine), access.machines(file)) if line]
+    code, lines = launcher.down(file.path, file.kind, home, home / "down.log")
+    if code:
+        left.append(f"ray down: {reason(lines)} (see {home / 'down.log'})")
+    left += around.released(file)
+    if not left:
+        Path(file.metagen.token).expanduser().unlink(missing_ok=True)
+        (home / "known_hosts").unlink(missing_ok=True)
+        shutil.rmtree(home / "tmp", ignore_errors=True)
+    return left
+
+
+def _stop(file: ClusterFile, machine: Machine) -> str | None:
+    """Stop Ray on one machine; gives what is left of it."""
+    try:
+        done = machine.run(
+            f"test -x {file.venv}/bin/ray || exit 0; {file.venv}/bin/ray stop --grace-period 10 >/dev/null 2>&1; "
+            f"rm -f ~/.metagen/token ~/ray_bootstrap_key.pem ~/ray_bootstrap_config.yaml; {LEFT}",
+            timeout=90,
+        )
+    except UserError as error:
+        return str(error)
+    rest = done.stdout.strip().splitlines()
+    return f"{machine.address}: {len(rest)} Ray processes are left ({rest[0][:80]})" if rest else None

@@ -1,0 +1,1 @@
+"""What is done with a network or a checkpoint: ``metagen describe``, ``evaluate``, ``adapt`` and ``sample``."""

@@ -1,0 +1,49 @@
+"""``metagen evaluate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from launch.options import CheckpointPath, checkpoint_argument, int_list
+
+
+@click.command()
+@checkpoint_argument
+@click.option("--data", type=click.Path(path_type=Path), help="A folder or .npz of other classes; or a source's name.")
+@click.option("--split", type=click.Choice(["train", "valid", "test", "all"]), default="test", show_default=True)
+@click.option("--shots", type=click.IntRange(min=1), help="Images shown of each class.  [default: as trained]")
+@click.option("--steps", default="0,5,10,20", show_default=True, callback=int_list, help="Inner steps to measure at.")
+@click.option(
+    "--tasks", "tasks_", type=click.IntRange(min=1), default=24, show_default=True, help="Classes to test on."
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of classes and noise.")
+@click.option("--joint", type=CheckpointPath(), help="Unconditioned baseline.  [default: the packaged one]")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="[default: evaluation.json in CHECKPOINT]")
+@click.option("--picture", type=click.Path(path_type=Path), help="[default: samples.png in CHECKPOINT]")
+def evaluate(
+    checkpoint: Path,
+    data: Path | None,
+    split: str,
+    shots: int | None,
+    steps: tuple[int, ...],
+    tasks_: int,
+    seed: int,
+    joint: Path | None,
+    json_file: Path | None,
+    picture: Path | None,
+) -> None:
+    """Measure a checkpoint on classes it has never seen, against what it must beat.
+
+    Compares the meta-trained model and its policy with the same weights fine-tuned by tuned Adam, and with an
+    unconditioned, jointly trained model fine-tuned by tuned Adam. CHECKPOINT is a run or checkpoint folder.
+
+    \b
+    Examples:
+      metagen evaluate runs/quickstart
+      metagen evaluate runs/quickstart --data omniglot28.npz --tasks 50 --json omniglot.json
+    """
+    from launch.generators.evaluation import Request, run_evaluation
+
+    run_evaluation(Request(checkpoint, data, split, shots, steps, tasks_, seed, joint, json_file, picture))

@@ -1,0 +1,1 @@
+"""Runs on a cluster: ``metagen submit``, ``jobs``, ``fetch`` and ``tensorboard``."""

@@ -1,0 +1,64 @@
+"""What a job runs on the cluster: ``python -m launch.jobs.remote --run NAME --storage PLACE CONFIG``.
+
+A run that is there goes on from its newest checkpoint; else it begins.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+
+import click
+
+from launch.jobs.storage import LOCAL, Bucket, folder_of, is_bucket, pushing
+from launch.preset import load_config
+from launch.training import run_folder
+from launch.training.session import Workers, proceed, start
+from metagen.config import RunConfig
+from metagen.errors import UserError
+
+
+@click.command()
+@click.option("--run", required=True)
+@click.option("--storage", required=True)
+@click.option("--pool", type=click.Choice(["ray", "serial"]))
+@click.option("--actors", type=click.IntRange(min=1))
+@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE")
+@click.argument("source", metavar="PRESET|FILE.yaml")
+def remote(
+    run: str, storage: str, pool: str | None, actors: int | None, assignments: tuple[str, ...], source: str
+) -> None:
+    """Begin or continue a run."""
+    config = load_config(source, assignments, None, None)
+    kind = pool or config.pool.kind
+    if kind == "ray" and actors is None:
+        from cluster.nodes import cores
+
+        actors = config.pool.actors or max(1, int(cores() // max(config.pool.cpus, 1.0)))
+    workers = Workers.choose(config, pool, actors, None)
+    bucket = Bucket(storage) if is_bucket(storage) else None
+    folder = (Path(LOCAL).expanduser() if bucket else folder_of(storage)) / run
+    if bucket is not None:
+        bucket.pull(run, folder)
+    with pushing(bucket, folder, run) if bucket is not None else nullcontext():
+        if (folder / run_folder.CONFIG).exists():
+            _same(config, folder)
+            click.echo(f"run '{run}' is there: it goes on from its newest checkpoint")
+            proceed(folder, workers)
+        else:
+            start(config, folder, workers)
+
+
+def _same(config: RunConfig, folder: Path) -> None:
+    """Raise ``UserError`` unless the run in ``folder`` is the one that ``config`` describes."""
+    there = run_folder.read_config(folder)
+    if config.precision == "auto":  # what was measured when the run began holds
+        config = config.model_copy(update={"precision": there.precision})
+    if config.identity != there.identity:
+        raise UserError(f"{folder} holds a run with another config: name another with --run, or submit that config")
+
+
+if __name__ == "__main__":
+    from launch.cli import run_command
+
+    run_command(remote)

@@ -1,0 +1,142 @@
+"""What ``metagen jobs``, ``metagen fetch`` and ``metagen tensorboard`` do."""
+
+from __future__ import annotations
+
+import secrets
+import shlex
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from cluster.jobs import ENDED, Dashboard
+from launch.clusters import access, target
+from launch.jobs.storage import LOCAL, Bucket, folder_of, is_bucket
+from launch.jobs.submission import RUN
+from launch.training import run_folder
+from metagen.checkpoint import publishing
+from metagen.errors import UserError
+
+STOP_SECONDS = 90.0
+
+
+@contextmanager
+def _dashboard(word: str) -> Iterator[Dashboard]:
+    try:
+        with target.find(word).dashboard() as dashboard:
+            yield dashboard
+    except ConnectionError as error:
+        raise UserError(f"{word}: the cluster does not answer ({error}): is it up?") from None
+
+
+def print_jobs(word: str) -> None:
+    """A line a job."""
+    with _dashboard(word) as dashboard:
+        jobs = dashboard.jobs()
+    if not jobs:
+        print("no jobs yet")
+    for job in jobs:
+        began = time.strftime("%Y-%m-%d %H:%M", time.localtime(job.started)) if job.started else "-"
+        lasted = f"{(job.ended or time.time()) - job.started:.0f} s" if job.started else "-"
+        code = f"  exit code {job.code}" if job.status == "FAILED" and job.code is not None else ""
+        print(f"{job.id}  {job.status:<9}  {began}  {lasted:>8}  run {job.run or '-'}{code}")
+
+
+def print_log(word: str, job: str) -> None:
+    """What a job has printed so far."""
+    with _dashboard(word) as dashboard:
+        dashboard.job(job)
+        print(dashboard.log(job), end="")
+
+
+def stop_job(word: str, job_id: str) -> None:
+    """Stop a job and wait until it has ended."""
+    with _dashboard(word) as dashboard:
+        job = dashboard.job(job_id)
+        if job.status not in ENDED:
+            dashboard.stop(job_id)
+        deadline = time.monotonic() + STOP_SECONDS
+        while (job := dashboard.job(job_id)).status not in ENDED:
+            if time.monotonic() > deadline:
+                raise UserError(f"job {job_id} has not stopped within {STOP_SECONDS:.0f} s: see its log")
+            time.sleep(0.5)
+    print(f"job {job_id}: {job.status.lower()}")
+
+
+def fetch(word: str, run: str, storage: str | None, out: Path) -> None:
+    """Copy a run's folder here; a copy of the same run that is here is replaced, another run's is not."""
+    if not RUN.fullmatch(run):
+        raise UserError(f"'{run}' is no run's name")
+    place = target.find(word, storage)
+    if place.storage is None:
+        raise UserError("--storage is needed with an address: say where runs are kept, such as s3://bucket/runs")
+    if out.exists() and not (out / run_folder.CONFIG).exists():
+        raise UserError(f"{out} is there and holds no run: choose another --out")
+    before = run_folder.read_config(out) if out.exists() else None
+    scratch = out.with_name(f".partial-fetch-{out.name}")
+    try:
+        if is_bucket(place.storage):
+            if not Bucket(place.storage).pull(run, scratch):
+                raise UserError(f"{place.storage}: no run '{run}' there")
+        else:
+            _copy(place, f"{folder_of(place.storage)}/{run}", run, scratch)
+        if before is not None and run_folder.read_config(scratch).identity != before.identity:
+            raise UserError(f"{out} holds another run than {run} on the cluster: choose another --out")
+        with publishing(out) as partial:
+            shutil.copytree(scratch, partial, dirs_exist_ok=True)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    print(f"fetched {run} to {out}: try 'metagen evaluate {out}'")
+
+
+def _copy(place: target.Target, source: str, run: str, into: Path) -> None:
+    machine = access.head(place.ssh_file("fetching from a folder"))
+    if machine.run(f"test -f {shlex.quote(source)}/{run_folder.CONFIG}").returncode:
+        raise UserError(
+            f"{machine.address}: no run '{run}' in {Path(source).parent}: see 'metagen jobs list {place.word}'"
+        )
+    into.mkdir(parents=True, exist_ok=True)
+    shell = shlex.join(["ssh", *machine.options])
+    done = subprocess.run(
+        ["rsync", "-az", "--exclude=.*", "-e", shell, f"{machine.user}@{machine.address}:{source}/", f"{into}/"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode not in (0, 24):  # 24: a checkpoint was pruned while it was copied
+        raise UserError(f"{machine.address}: rsync: {(done.stderr.strip().splitlines() or ['failed'])[0]}: try again")
+
+
+def tensorboard(word: str, run: str) -> None:
+    """Start TensorBoard on the head's loopback, tunnel to it, and end it with this process."""
+    place = target.find(word)
+    file = place.ssh_file("a tunnel")
+    if not RUN.fullmatch(run):
+        raise UserError(f"'{run}' is no run's name")
+    machine = access.head(file)
+    folder = LOCAL.replace("~", "$HOME", 1) if is_bucket(file.metagen.storage) else str(folder_of(file.metagen.storage))
+    if machine.run(f'test -d "{folder}/{run}"').returncode:
+        raise UserError(f"{machine.address}: no run '{run}' there: see 'metagen jobs list {word}'")
+    port = 20000 + secrets.randbelow(40000)
+    remote = (
+        f'exec "{file.venv}/bin/tensorboard" --logdir "{folder}/{run}" --host 127.0.0.1 --port {port} --load_fast false'
+    )
+    server = subprocess.Popen(
+        ["ssh", "-tt", *machine.command(remote)[1:]],  # a terminal, so that the server ends with it
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        with machine.tunnel(port) as local:
+            print(f"TensorBoard of {run}: http://127.0.0.1:{local}  (Ctrl-C ends it)", flush=True)
+            if server.wait():
+                raise UserError(
+                    f"{machine.address}: TensorBoard ended by itself: is it installed in {file.metagen.venv}?"
+                )
+    finally:
+        server.terminate()
+        server.wait()

@@ -1,0 +1,168 @@
+"""A run as a job of a cluster: packed here, submitted, followed until it ends."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shlex
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from cluster.jobs import ENDED, Dashboard
+from launch.clusters.target import Target
+from launch.preset import load_config
+from metagen.config import RunConfig
+from metagen.errors import UserError
+
+RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+OWN_CLASS = re.compile(r"(\w+)(?:\.\w+)*:\w+")
+RETRY_SECONDS, GIVE_UP_SECONDS = 2.0, 900.0
+CONFIG = "run.yaml"
+
+
+def pack(words: Sequence[str], include: Sequence[Path], folder: Path) -> tuple[RunConfig, list[str]]:
+    """Put what a job needs into ``folder``: the run's whole config, the modules that it names, and ``include``.
+
+    Gives the config and the options of ``train`` that go along. Raises ``UserError`` for any mistake in them, so that
+    none is found on the cluster.
+    """
+    if not words or words[0] != "train":
+        raise UserError(
+            f"'{' '.join(words[:1])}' cannot be submitted: give a training after --, such as: -- train standard"
+        )
+    from launch.training.train import train
+
+    options = train.make_context("train", list(words[1:])).params
+    for option in ("address", "run_dir", "dry_run"):
+        if options[option]:
+            raise UserError(f"--{option.replace('_', '-')} is decided by submit: drop it (--run names the run)")
+    config = load_config(options["source"], options["assignments"], options["steps"], options["seed"])
+    (folder / CONFIG).write_text(config.to_yaml())
+    for path in (*_own_modules(config.model_dump(mode="json")), *include):
+        if not path.exists():
+            raise UserError(f"{path}: no such file or folder to include")
+        if path.name == CONFIG:
+            raise UserError(f"{path}: this name is taken: rename it")
+        if path.is_dir():
+            shutil.copytree(path, folder / path.name, ignore=shutil.ignore_patterns("__pycache__", ".git"))
+        else:
+            shutil.copy2(path, folder / path.name)
+    data = config.data.path
+    if data and not Path(data).is_absolute() and not (folder / Path(data).parts[0]).exists():
+        raise UserError(
+            f"data.path: {data} is not sent along: add --include {Path(data).parts[0]}, or give a path there"
+        )
+    kept = [f"--{name}={options[name]}" for name in ("pool", "actors") if options[name] is not None]
+    return config, kept
+
+
+def _own_modules(values: Any) -> Iterator[Path]:
+    """Files and folders of the modules that a config names as ``package.module:Class``."""
+    names = sorted(set(_tops(values)))
+    for name in names:
+        spec = importlib.util.find_spec(name)
+        if spec is None or spec.origin is None or "site-packages" in spec.origin:
+            continue  # installed: the cluster must have it, as setup_commands say
+        origin = Path(spec.origin)
+        yield origin.parent if origin.name == "__init__.py" else origin
+
+
+def _tops(values: Any) -> Iterator[str]:
+    if isinstance(values, dict | list):
+        for value in values.values() if isinstance(values, dict) else values:
+            yield from _tops(value)
+    elif isinstance(values, str) and (found := OWN_CLASS.fullmatch(values)):
+        yield found.group(1)
+
+
+def entrypoint(python: str, run: str, storage: str, options: Sequence[str]) -> str:
+    """The job's command line."""
+    words = ["-m", "launch.jobs.remote", "--run", run, "--storage", storage, *options, CONFIG]
+    return f"{python} {shlex.join(words)}"
+
+
+def submit(target: Target, words: Sequence[str], run: str | None, include: Sequence[Path]) -> str:
+    """Pack and hand over a job; gives its id. A run that is being trained already is refused."""
+    if target.storage is None:
+        raise UserError("--storage is needed with an address: say where runs are kept, such as s3://bucket/runs")
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "job"
+        folder.mkdir()
+        config, options = pack(words, include, folder)
+        name = run or config.name
+        if not RUN.fullmatch(name):
+            raise UserError(f"--run '{name}': use letters, digits, dots and dashes")
+        job_id = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+        try:
+            with target.dashboard() as dashboard:
+                _check(dashboard, target, name)
+                dashboard.submit(
+                    entrypoint(target.python, name, target.storage, options),
+                    job_id,
+                    {"working_dir": str(folder), "env_vars": {"PYTHONUNBUFFERED": "1"}},
+                    {"run": name},
+                )
+        except ConnectionError as error:
+            raise UserError(f"{target.word}: the cluster does not answer ({error}): is it up?") from None
+    return job_id
+
+
+def _check(dashboard: Dashboard, target: Target, run: str) -> None:
+    from importlib.metadata import version
+
+    mine, theirs = version("ray"), dashboard.version()
+    if mine != theirs:
+        raise UserError(f"Ray {theirs} on the cluster, {mine} here: install ray=={theirs} here, or start a new cluster")
+    for job in dashboard.jobs():
+        if job.run == run and job.status not in ENDED:
+            raise UserError(
+                f"run '{run}' is being trained by job {job.id}: follow it with "
+                f"'metagen jobs logs {target.word} {job.id} --follow', or name another with --run"
+            )
+
+
+def follow(target: Target, job_id: str) -> int:
+    """Show a job's log until it ends, over broken connections too; gives its exit code."""
+    seen, met, lost = 0, False, None
+    while True:
+        try:
+            with target.dashboard() as dashboard:
+                job = dashboard.job(job_id)
+                if lost is not None:
+                    print("connected again", file=sys.stderr)
+                met, lost = True, None
+                seen = dashboard.follow(job_id, seen, _show)
+                job = dashboard.job(job_id)
+            if job.status in ENDED:
+                break
+        except (ConnectionError, UserError) as error:
+            if isinstance(error, UserError) and not met:
+                raise
+            if isinstance(error.args[0] if error.args else None, int):
+                seen = error.args[0]
+            now = time.monotonic()
+            if lost is None:
+                lost = now
+                print("connection lost, trying again; the job goes on", file=sys.stderr)
+            if now - lost > GIVE_UP_SECONDS:
+                raise UserError(
+                    f"no connection for {GIVE_UP_SECONDS:.0f} s; the job may go on: 'metagen jobs list {target.word}'"
+                ) from None
+        time.sleep(RETRY_SECONDS)
+    if job.status == "SUCCEEDED":
+        return 0
+    print(
+        f"job {job_id}: {job.status.lower()} {job.message.strip().splitlines()[0] if job.message else ''}",
+        file=sys.stderr,
+    )
+    return 130 if job.status == "STOPPED" else job.code or 1
+
+
+def _show(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()

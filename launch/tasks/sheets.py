@@ -1,0 +1,57 @@
+"""What ``metagen tasks`` does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from launch.generators.evaluation import data_config
+from launch.generators.generation import write_picture
+from metagen import tasks
+from metagen.errors import UserError
+from metagen.picture import contact_sheet
+from metagen.seeding import numpy_generator
+from metagen.tasks.config import DataConfig
+from metagen.tasks.episodes import to_float
+from metagen.tasks.imageset import SPLITS, ImageSet
+
+
+def _load(data: str, image_size: int, channels: int) -> ImageSet:
+    return tasks.load(data_config(DataConfig.parse({"image_size": image_size, "channels": channels}), Path(data)))
+
+
+def print_list(data: str, image_size: int, channels: int) -> None:
+    """A table of splits, and what was left out."""
+    images = _load(data, image_size, channels)
+    table = Table(
+        title=f"{images.name}: {len(images.classes)} classes, {len(images.images)} images", title_justify="left"
+    )
+    for column in ("split", "classes", "images", "fewest", "most", "for example"):
+        table.add_column(column, justify="right" if column in ("classes", "images", "fewest", "most") else "left")
+    for split in SPLITS:
+        members = images.members(split, 0)
+        counts = images.counts[members] if len(members) else np.zeros(1, dtype=int)
+        names = ", ".join(images.classes[i] for i in members[:: max(1, len(members) // 3)][:3])
+        table.add_row(split, str(len(members)), str(counts.sum()), str(counts.min()), str(counts.max()), names)
+    console = Console(highlight=False, markup=False, emoji=False)
+    console.print(table)
+    console.print(f"split: {images.split_origin}", soft_wrap=True)
+    for note in images.notes:
+        console.print(f"note: {note}", soft_wrap=True)
+
+
+def draw_sheet(
+    data: str, image_size: int, channels: int, split: str, classes: int, count: int, seed: int, out: Path
+) -> None:
+    """One row a class, drawn by seed."""
+    images = _load(data, image_size, channels)
+    members = images.members(split, 1)
+    if not len(members):
+        raise UserError(f"{images.name}: no classes in split '{split}': use another --split")
+    chosen = np.sort(numpy_generator(seed, "contact sheet").permutation(members)[:classes])
+    rows = [(images.classes[i], to_float(images.class_images(int(i))[:count])) for i in chosen]
+    write_picture(contact_sheet(rows), out, "--out")
+    print(f"wrote {out}")

@@ -1,0 +1,1 @@
+"""Training: ``metagen train``, ``resume``, ``top`` and ``replay``, and what a run writes."""

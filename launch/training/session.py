@@ -1,0 +1,266 @@
+"""One training session: build the parts, drive the loop, and write what comes out of it."""
+
+from __future__ import annotations
+
+import errno
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from launch.training import run_folder
+from launch.training.board import Board
+from launch.training.console import Console
+from launch.training.journal import Journal
+from metagen import checkpoint, quarantine, tasks, work
+from metagen.config import RunConfig
+from metagen.errors import UserError
+from metagen.guard import Diverged
+from metagen.learner import Learner, initial_state
+from metagen.pool import Pool, SerialPool, available_cores, one_thread
+from metagen.precision import resolve
+from metagen.records import Quarantined, StepReport
+from metagen.store import Store, bring_newest
+from metagen.tasks.imageset import ImageSet
+from metagen.train import train
+
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Who does the work of a session. Changes no result."""
+
+    kind: str
+    count: int
+    address: str | None
+    cpus: float
+    gpus: float
+
+    @staticmethod
+    def choose(config: RunConfig, kind: str | None, count: int | None, address: str | None) -> Workers:
+        """The command line's choice, else the config's, else Ray with an actor a core."""
+        pool = config.pool
+        kind = kind or ("ray" if address else pool.kind)
+        if kind == "serial" and ((count or 1) > 1 or address):
+            raise UserError("--pool serial is one worker in this process: drop --actors and --address, or use ray")
+        count = 1 if kind == "serial" else count or pool.actors or max(1, int(available_cores() // max(pool.cpus, 1.0)))
+        return Workers(kind, count, address or pool.address, pool.cpus, pool.gpus)
+
+
+def start(config: RunConfig, folder: Path, workers: Workers) -> None:
+    """Begin a new run in ``folder``."""
+    run_folder.check_free(folder)
+    store = run_folder.open_store(config)
+    if store and store.read(run_folder.CONFIG):
+        raise UserError(f"{store.url} already holds a run: 'metagen resume {store.url}' or choose another --store")
+    one_thread()
+    images = tasks.load(config.data)
+    _enough(config, images)
+    with _pooling(workers) as make_pool:
+        config = resolve(config)
+        parts = work.build(config, images)
+        layout = parts.problem.network.layout
+        learner = Learner(config, layout, initial_state(parts.problem.network.initial, parts.policy, layout))
+        run_folder.create(folder, config)
+        if store:
+            store.write(run_folder.CONFIG, config.to_yaml().encode())
+        _drive(learner, parts, make_pool(parts), folder, workers, store)
+
+
+def proceed(folder: Path, workers: Workers) -> None:
+    """Continue the run in ``folder`` from its newest whole checkpoint; with none, from its start."""
+    one_thread()
+    config = run_folder.read_config(folder)
+    store = run_folder.open_store(config)
+    if store:
+        bring_newest(store, folder, lambda text: print(text, file=sys.stderr))
+    images = tasks.load(config.data)
+    with _pooling(workers) as make_pool:
+        parts = work.build(config, images)
+        layout = parts.problem.network.layout
+        state = initial_state(parts.problem.network.initial, parts.policy, layout)
+        for path in reversed(checkpoint.checkpoints(folder)):
+            try:
+                saved = checkpoint.load_checkpoint(path)
+            except UserError as error:
+                print(f"skipped: {error}", file=sys.stderr)
+                continue
+            saved.fits(layout)
+            if saved.config.identity != config.identity:
+                raise UserError(
+                    f"{path} belongs to another config than {folder / run_folder.CONFIG}: restore that file"
+                )
+            state = saved.state
+            break
+        if state.step >= config.steps:
+            if store:
+                store.publish(folder / "checkpoints" / checkpoint.FINAL)
+            print(f"{folder} is complete: {state.step} steps")
+            return
+        _drive(Learner(config, layout, state), parts, make_pool(parts), folder, workers, store)
+
+
+def _drive(
+    learner: Learner, parts: work.Parts, pool: Pool, folder: Path, workers: Workers, store: Store | None
+) -> None:
+    """Run the loop to its end, logging and saving; a signal stops it between two steps."""
+    config, layout = learner.config, learner.layout
+    stop = _Stop()
+    console = Console(config, folder, workers.kind, workers.count, parts)
+    journal = Journal(folder, config)
+
+    def save(name: str, last: bool = False) -> None:
+        path = folder / "checkpoints" / name
+        checkpoint.save_checkpoint(path, config, layout, learner.state)
+        journal.write("checkpoint", checkpoint=name, step=learner.state.step)
+        if store is None:
+            return
+        try:
+            store.publish(path)
+            store.prune(config.log.keep)
+        except UserError as error:
+            journal.write("not stored", checkpoint=name, error=str(error))
+            if last:  # the run is whole in its folder, but not where it was asked to be
+                raise UserError(f"{path} is written, but not stored: {error}; then 'metagen resume {folder}'") from None
+            console.line(f"not stored, the next checkpoint will try again: {error}")
+
+    def set_aside(broken: tuple[Quarantined, ...]) -> None:
+        for one in broken:
+            kept = quarantine.keep(folder, one)
+            journal.write("quarantined", work_id=one.item.work_id, step=one.item.step + 1, where=one.where, kept=kept)
+            if kept:
+                console.line(f"quarantined: 'metagen replay {folder} {one.item.work_id}' does it again")
+
+    saved = learner.state.step
+    observe = _ray_metrics(config) if workers.kind == "ray" else None
+    try:
+        with (
+            stop.listening(),
+            _quiet_disk_errors(),
+            Board(folder / "tensorboard", parts, learner.state.step) as board,
+            console,
+        ):
+            journal.start(learner.state.step, workers.kind, workers.count)
+            for report in train(learner, pool):
+                console.write(report)
+                board.write(report, learner.state)
+                journal.step(report)
+                if observe:
+                    observe(report)
+                set_aside(report.quarantined)
+                if _due(config, report):
+                    save(f"step-{report.step:06d}")
+                    saved = report.step
+                    checkpoint.prune(folder, config.log.keep)
+                if stop.asked:
+                    break
+    except KeyboardInterrupt:  # the second signal, or one that came before the loop
+        stop.asked = True
+    except Diverged as error:
+        set_aside(error.quarantined)
+        journal.write("failed", step=learner.state.step, error=str(error))
+        raise
+    except OSError as error:  # from TensorBoard's writer; checkpoints report for themselves
+        if error.errno not in DISK_ERRORS:
+            raise
+        raise UserError(
+            f"{folder}: cannot be written ({error.strerror}): free some space, then 'metagen resume {folder}'"
+        ) from None
+    finally:
+        pool.close()
+    step = learner.state.step
+    if step < config.steps:
+        if saved < step:
+            save(f"step-{step:06d}", last=True)
+        console.line(f"stopped after step {step} of {config.steps}: continue with 'metagen resume {folder}'")
+        journal.write("stopped", step=step)
+        raise KeyboardInterrupt
+    save("final", last=True)
+    journal.write("ended", step=step)
+    console.line(f"checkpoint: {folder / 'checkpoints' / 'final'}")
+
+
+class _Stop:
+    """Turns the first SIGINT or SIGTERM into a request to stop after the step, the second into an exception."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        previous = {number: signal.signal(number, self._hear) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+
+@contextmanager
+def _quiet_disk_errors() -> Iterator[None]:
+    """Keep TensorBoard's writing thread from printing what its next call in this thread raises as well."""
+    previous = threading.excepthook
+
+    def hook(failed: threading.ExceptHookArgs) -> None:
+        if not (isinstance(failed.exc_value, OSError) and failed.exc_value.errno in DISK_ERRORS):
+            previous(failed)
+
+    threading.excepthook = hook
+    try:
+        yield
+    finally:
+        threading.excepthook = previous
+
+
+@contextmanager
+def _pooling(workers: Workers) -> Iterator[Callable[[work.Parts], Pool]]:
+    """Start what the pool needs (Ray or nothing) and give a function that makes the pool."""
+    if workers.kind == "serial":
+        yield SerialPool
+        return
+    from cluster.pool import RayPool, start_ray, stop_ray
+
+    start_ray(workers.address, workers.count, workers.cpus, workers.gpus)
+    try:
+        yield lambda parts: RayPool(parts.config, parts.images, workers.count, workers.cpus, workers.gpus)
+    finally:
+        stop_ray()
+
+
+def _ray_metrics(config: RunConfig) -> Callable[[StepReport], None]:
+    from cluster.metrics import Metrics
+
+    return Metrics(config.name).write
+
+
+def _due(config: RunConfig, report: StepReport) -> bool:
+    return report.step % config.log.checkpoint_every == 0 and report.step < config.steps
+
+
+def _enough(config: RunConfig, images: ImageSet) -> None:
+    """Report classes that cannot give an episode; raise ``UserError`` if none can."""
+    need = config.episode.shots + config.episode.queries
+    few = images.too_few("train", need)
+    for note in images.notes:
+        print(f"note: {note}", file=sys.stderr)
+    if few:
+        shown = ", ".join(few[:5]) + (f" and {len(few) - 5} more" if len(few) > 5 else "")
+        print(
+            f"note: {len(few)} training classes have fewer than {need} images and are not used: {shown}",
+            file=sys.stderr,
+        )
+    if not len(images.members("train", need)):
+        raise UserError(
+            f"{images.name}: no training class has {need} images (episode.shots + episode.queries): "
+            "lower them with --set episode.queries=N, or add images"
+        )

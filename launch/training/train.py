@@ -1,0 +1,90 @@
+"""``metagen train`` and ``metagen resume``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+def pool_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that say who does the work; they change no result."""
+    for option in reversed(
+        [
+            click.option("--pool", type=click.Choice(["ray", "serial"]), help="Ray actors, or this process alone."),
+            click.option("--actors", type=click.IntRange(min=1), help="Ray actors; one a core by default."),
+            click.option("--address", help="A running Ray cluster (HOST:PORT or auto); starts one here by default."),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
+@click.command()
+@click.argument("source", default="quickstart", metavar="[PRESET|FILE.yaml]")
+@click.option("--steps", type=click.IntRange(min=1), help="Outer steps; phases are scaled to fit.")
+@click.option("--seed", type=click.IntRange(min=0), help="Seed of everything random in the run.")
+@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Change a config key; repeatable.")
+@click.option("--run-dir", type=click.Path(path_type=Path), help="Where the run is kept.  [default: runs/NAME]")
+@click.option("--store", metavar="URL", help="Copy checkpoints to s3://BUCKET/FOLDER or gs://BUCKET/FOLDER too.")
+@pool_options
+@click.option("--dry-run", is_flag=True, help="Check and print the config, then stop.")
+def train(
+    source: str,
+    steps: int | None,
+    seed: int | None,
+    assignments: tuple[str, ...],
+    run_dir: Path | None,
+    store: str | None,
+    pool: str | None,
+    actors: int | None,
+    address: str | None,
+    dry_run: bool,
+) -> None:
+    """Meta-train a generator from a preset or a config file.
+
+    The final checkpoint lies in RUN_DIR/checkpoints/final. Ctrl-C stops cleanly with a checkpoint.
+
+    \b
+    Examples:
+      metagen train quickstart
+      metagen train standard --actors 4 --seed 1
+      metagen train quickstart --set episode.shots=3 --set phases.0.outer.learning_rate=0.01
+    """
+    from launch.preset import load_config
+    from launch.training import run_folder
+    from launch.training.session import Workers, start
+
+    if store:
+        assignments = (*assignments, f"log.store={store.rstrip('/')}")
+    config = load_config(source, assignments, steps, seed)
+    if dry_run:
+        click.echo(config.to_yaml(), nl=False)
+        return
+    folder = run_dir or run_folder.default_folder(config)
+    start(config, folder, Workers.choose(config, pool, actors, address))
+
+
+@click.command()
+@click.argument("run_dir")
+@pool_options
+def resume(run_dir: str, pool: str | None, actors: int | None, address: str | None) -> None:
+    """Continue an interrupted run from its newest whole checkpoint.
+
+    The result is the same, bit for bit, as if the run had never been interrupted. RUN_DIR may be the URL that a run
+    is stored at: it goes on in runs/NAME here.
+
+    \b
+    Examples:
+      metagen resume runs/quickstart
+      metagen resume s3://bucket/runs/mine
+    """
+    from launch.training import run_folder
+    from launch.training.session import Workers, proceed
+    from metagen.store import is_url
+
+    folder = run_folder.create_copy(run_dir) if is_url(run_dir) else Path(run_dir)
+    config = run_folder.read_config(folder)
+    proceed(folder, Workers.choose(config, pool, actors, address))
