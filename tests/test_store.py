@@ -135,7 +135,7 @@ def test_a_checkpoint_is_fetched_by_run_by_name_and_by_best(store: Store, tmp_pa
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("ftp://a/b", "unknown kind of store 'ftp': use s3://, gs://, file://"),
+        ("ftp://a/b", "unknown kind of store 'ftp': use s3://, gs://, abfs://"),
         ("s3://", "not an address of a store"),
         ("s3://a/../../b", "not an address of a store"),
         ("file:///a/./b", "not an address of a store"),

@@ -155,7 +155,8 @@ def cluster(word: str) -> Iterator[Finding]:
 def _over_ssh(place: object) -> Iterator[Finding]:
     from launch.clusters import access
     from launch.clusters.target import Target
-    from launch.jobs.storage import Bucket, folder_of, is_bucket
+    from launch.jobs.storage import folder_of, is_bucket
+    from metagen.files import Files
 
     assert isinstance(place, Target)
     file = place.ssh_file("this")
@@ -171,7 +172,7 @@ def _over_ssh(place: object) -> Iterator[Finding]:
     storage = file.metagen.storage
     if is_bucket(storage):
         try:
-            Bucket(storage).reach()
+            Files(storage).reach()
             yield Finding(GOOD, "storage", f"{storage} answers from here")
         except UserError as error:
             yield Finding(POOR, "storage", *_halves(str(error)))

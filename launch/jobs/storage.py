@@ -1,4 +1,4 @@
-"""Runs in a bucket: pushed while they train, pulled to go on. S3, Google and Azure through pyarrow."""
+"""Runs in a bucket: pushed while they train, pulled to go on."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 
 from metagen.checkpoint import MANIFEST, publishing
 from metagen.errors import UserError
+from metagen.files import Files, is_url
 
 PUSH_SECONDS = 15.0
 LOCAL = "~/.metagen/runs"
@@ -18,7 +19,7 @@ LOCAL = "~/.metagen/runs"
 
 def is_bucket(storage: str) -> bool:
     """Whether ``storage`` is a URL of a bucket, not a folder."""
-    return "://" in storage and not storage.startswith("file://")
+    return is_url(storage) and not storage.startswith("file://")
 
 
 def folder_of(storage: str) -> Path:
@@ -27,16 +28,10 @@ def folder_of(storage: str) -> Path:
 
 
 class Bucket:
-    """The runs below a URL."""
+    """The runs below a URL, whole: config, log, pictures and checkpoints."""
 
     def __init__(self, url: str) -> None:
-        from pyarrow import ArrowException
-        from pyarrow.fs import FileSystem
-
-        self.url = url
-        self.errors = (OSError, ArrowException)
-        with self._told("opened"):
-            self.system, self.root = FileSystem.from_uri(url)
+        self.files = Files(url)
         self._pushed: dict[str, tuple[int, int]] = {}
 
     def push(self, folder: Path, run: str) -> None:
@@ -46,57 +41,37 @@ class Bucket:
         """
         found = [path for path in folder.rglob("*") if path.is_file() and not _hidden(path.relative_to(folder))]
         names = {str(path.relative_to(folder)): path for path in found}
-        with self._told("written"):
-            for name in sorted(names, key=lambda name: (name.endswith(MANIFEST), name)):
-                try:
-                    stamp, data = names[name].stat(), names[name].read_bytes
-                    state = (stamp.st_size, stamp.st_mtime_ns)
-                    if self._pushed.get(name) == state:
-                        continue
-                    content = data()
-                except FileNotFoundError:  # pruned meanwhile
+        for name in sorted(names, key=lambda name: (name.endswith(MANIFEST), name)):
+            try:
+                stamp = names[name].stat()
+                state = (stamp.st_size, stamp.st_mtime_ns)
+                if self._pushed.get(name) == state:
                     continue
-                place = f"{self.root}/{run}/{name}"
-                self.system.create_dir(place.rpartition("/")[0], recursive=True)
-                with self.system.open_output_stream(place) as stream:
-                    stream.write(content)
-                self._pushed[name] = state
-            for name in [name for name in self._pushed if name not in names]:
-                self.system.delete_file(f"{self.root}/{run}/{name}")
-                del self._pushed[name]
+                content = names[name].read_bytes()
+            except FileNotFoundError:  # pruned meanwhile
+                continue
+            self.files.write(f"{run}/{name}", content)
+            self._pushed[name] = state
+        for name in [name for name in self._pushed if name not in names]:
+            self.files.delete(f"{run}/{name}")
+            del self._pushed[name]
 
     def pull(self, run: str, folder: Path) -> bool:
         """Copy the run into ``folder``, which it replaces; False if there is none."""
-        from pyarrow.fs import FileSelector, FileType
-
-        with self._told("read"):
-            top = f"{self.root}/{run}"
-            infos = self.system.get_file_info(FileSelector(top, recursive=True, allow_not_found=True))
-            files = [info.path for info in infos if info.type == FileType.File]
-            if not files:
-                return False
-            with publishing(folder) as partial:
-                for path in files:
-                    place = partial / path[len(top) + 1 :]
-                    if not place.resolve().is_relative_to(partial.resolve()):
-                        raise UserError(f"{self.url}: {path} leads out of the run: remove it")
-                    place.parent.mkdir(parents=True, exist_ok=True)
-                    with self.system.open_input_stream(path) as stream:
-                        place.write_bytes(stream.read())
+        names = self.files.names(run)
+        if not names:
+            return False
+        with publishing(folder) as partial:
+            for name in names:
+                place = partial / name.removeprefix(f"{run}/")
+                if not place.resolve().is_relative_to(partial.resolve()):
+                    raise UserError(f"{self.files.url}: {name} leads out of the run: remove it")
+                data = self.files.read(name)
+                if data is None:  # pruned meanwhile
+                    continue
+                place.parent.mkdir(parents=True, exist_ok=True)
+                place.write_bytes(data)
         return True
-
-    def reach(self) -> None:
-        """Raise ``UserError`` unless the bucket answers."""
-        with self._told("reached"):
-            self.system.get_file_info(self.root)
-
-    @contextmanager
-    def _told(self, what: str) -> Iterator[None]:
-        try:
-            yield
-        except self.errors as error:
-            first = " ".join(str(error).split())[:200]
-            raise UserError(f"{self.url}: cannot be {what} ({first}): check its name and your credentials") from None
 
 
 def _hidden(path: Path) -> bool:

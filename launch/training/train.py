@@ -83,7 +83,7 @@ def resume(run_dir: str, pool: str | None, actors: int | None, address: str | No
     """
     from launch.training import run_folder
     from launch.training.session import Workers, proceed
-    from metagen.store import is_url
+    from metagen.files import is_url
 
     folder = run_folder.create_copy(run_dir) if is_url(run_dir) else Path(run_dir)
     config = run_folder.read_config(folder)

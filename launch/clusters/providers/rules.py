@@ -12,9 +12,9 @@ from urllib.parse import urlsplit
 from launch.clusters.cluster_file import ClusterFile
 from launch.clusters.providers.request import checked_cidr, versions
 from metagen.errors import UserError
+from metagen.files import SCHEMES
 
 Rule = Callable[[ClusterFile], Iterator[str]]
-SCHEMES = ("", "file", "s3", "gs", "gcs", "abfs", "abfss", "az")
 
 
 def problems(file: ClusterFile) -> list[str]:
@@ -123,7 +123,7 @@ def storage_is_named(file: ClusterFile) -> Iterator[str]:
 def storage_problem(storage: str, own_machines: bool) -> Iterator[str]:
     """What is wrong with a place for runs."""
     scheme = urlsplit(storage).scheme
-    if not storage or scheme not in SCHEMES:
+    if not storage or scheme not in ("", *SCHEMES):
         yield (
             f"metadata.metagen.storage: '{storage}' is no place for runs: "
             "give s3://BUCKET/PREFIX, gs://..., abfs://... or a shared folder"
