@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from launch.clusters.process import captured
 from metagen.errors import UserError
 
 CONNECT_SECONDS = 10
@@ -62,18 +63,9 @@ class Machine:
     def run(self, remote: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
         """Run a shell command there; raises ``UserError`` if the machine cannot be reached."""
         try:
-            done = subprocess.run(
-                self.command(remote),
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                timeout=timeout,
-                check=False,
-            )
+            done = captured(self.command(remote), "no ssh client here: install openssh-client", timeout)
         except subprocess.TimeoutExpired:
             raise UserError(f"{self.address}: no answer within {timeout:.0f} s: is it overloaded?") from None
-        except FileNotFoundError:
-            raise UserError("no ssh client here: install openssh-client") from None
         if done.returncode == 255:  # ssh's own failures
             raise UserError(f"{self.address}: {self.reason(done.stderr)}")
         return done

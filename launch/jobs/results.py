@@ -13,6 +13,7 @@ from pathlib import Path
 
 from cluster.jobs import ENDED, Dashboard
 from launch.clusters import access, target
+from launch.clusters.process import captured
 from launch.jobs.storage import LOCAL, Bucket, folder_of, is_bucket
 from launch.jobs.submission import RUN
 from launch.training import run_folder
@@ -99,12 +100,8 @@ def _copy(place: target.Target, source: str, run: str, into: Path) -> None:
         )
     into.mkdir(parents=True, exist_ok=True)
     shell = shlex.join(["ssh", *machine.options])
-    done = subprocess.run(
-        ["rsync", "-az", "--exclude=.*", "-e", shell, f"{machine.user}@{machine.address}:{source}/", f"{into}/"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    copy = ["rsync", "-az", "--exclude=.*", "-e", shell, f"{machine.user}@{machine.address}:{source}/", f"{into}/"]
+    done = captured(copy, "no rsync here: install rsync")
     if done.returncode not in (0, 24):  # 24: a checkpoint was pruned while it was copied
         raise UserError(f"{machine.address}: rsync: {(done.stderr.strip().splitlines() or ['failed'])[0]}: try again")
 

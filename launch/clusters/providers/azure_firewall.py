@@ -6,11 +6,11 @@ Through the ``az`` command, whose login Ray uses as well.
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 from typing import Any
 
 from launch.clusters.cluster_file import ClusterFile
+from launch.clusters.process import captured
 from metagen.errors import UserError
 
 SECONDS = 120
@@ -38,18 +38,13 @@ def narrow(file: ClusterFile) -> None:
 
 
 def _az(file: ClusterFile, *words: str) -> Any:
-    if shutil.which("az") is None:
-        raise UserError("Azure needs its command line: install azure-cli, then 'az login'")
     subscription = file.provider.get("subscription_id")
     chosen = ["--subscription", str(subscription)] if subscription else []
-    done = subprocess.run(
-        ["az", *words, *chosen, "--output", "json", "--only-show-errors"],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
-        check=False,
-    )
+    command = ["az", *words, *chosen, "--output", "json", "--only-show-errors"]
+    try:
+        done = captured(command, "Azure needs its command line: install azure-cli, then 'az login'", SECONDS)
+    except subprocess.TimeoutExpired:
+        raise UserError(f"Azure: no answer within {SECONDS} s to 'az {words[0]}': try again") from None
     if done.returncode:
         said = " ".join(done.stderr.split()).removeprefix("ERROR: ")
         raise UserError(f"Azure: {said or 'az failed'}")
