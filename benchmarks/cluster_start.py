@@ -1,6 +1,6 @@
 """How long a cluster on three hosts takes to come up, to begin a job, and to go.
 
-    python benchmarks/launch.py
+    python benchmarks/cluster_start.py
 
 Makes the hosts of network namespaces on this machine, as the tests do: needs root, openssh-server, rsync and iproute2.
 """
