@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import torch
 import yaml
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from metagen import algorithms, generators, policies
 from metagen.compatibility import refusal
@@ -113,6 +113,9 @@ class RunConfig(Strict):
     """Decay of the running mean of theta that evaluation uses; 0 evaluates theta itself."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Dtype of the network's passes; auto measures both on the device and takes the faster."""
+    together: PositiveInt | Literal["auto"] = "auto"
+    """Tasks of a piece of work that the network computes at once, each with parameters of its own; auto measures
+    what is fastest on the device. Estimators that adapt tasks one by one (``paths.py``) are not affected."""
     device: str = "cpu"
     max_staleness: int = Field(0, ge=0, le=100)
     """Outer steps that workers may be ahead of the learner: each step is estimated at the version so many steps

@@ -11,7 +11,8 @@ import difflib
 import fnmatch
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,9 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from metagen.errors import UserError
+
+Inputs = Mapping[str, Any]
+"""What a loss is taken of: tensors, or mappings of them, by name."""
 
 
 @dataclass(frozen=True)
@@ -174,6 +178,19 @@ class FlatNetwork:
         loss.backward()
         return self._gradient.to(dtype, copy=True)
 
+    def gradients(
+        self, function: Callable[[nn.Module, Inputs], Tensor], parameters: Tensor, inputs: Inputs
+    ) -> tuple[Tensor, Tensor]:
+        """Of ``T`` tasks in one pass, each with parameters of its own: ``function(module, inputs[t])`` at
+        ``parameters[t]`` and its gradient there, ``[T]`` and ``[T, P]``. Tensors of ``inputs`` have a first axis ``T``.
+        """
+
+        def loss(vector: Tensor, mine: Inputs) -> Tensor:
+            return self._called(partial(function, inputs=mine), vector)
+
+        slopes, losses = torch.vmap(torch.func.grad_and_value(loss))(parameters.to(self.dtype), inputs)
+        return losses, slopes.to(parameters.dtype)
+
     def call(self, function: Callable[[nn.Module], Tensor], parameters: Tensor) -> Tensor:
         """``function(module)`` with ``parameters [P]`` in place of the module's own, differentiable in them twice.
 
@@ -181,10 +198,12 @@ class FlatNetwork:
         and bf16 has too few digits for that. Attention takes the plain formula: fused kernels have no second
         derivative.
         """
-        dtype = torch.promote_types(self.dtype, torch.float32)
-        views = {f"module.{name}": view for name, view in self.layout.unflatten(parameters.to(dtype)).items()}
         with sdpa_kernel(SDPBackend.MATH):
-            result: Tensor = functional_call(self._applied, views, (function,))
+            return self._called(function, parameters.to(self.dtype))
+
+    def _called(self, function: Callable[[nn.Module], Tensor], parameters: Tensor) -> Tensor:
+        views = {f"module.{name}": view for name, view in self.layout.unflatten(parameters).items()}
+        result: Tensor = functional_call(self._applied, views, (function,))
         return result
 
 

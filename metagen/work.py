@@ -59,7 +59,8 @@ def build_problem(config: RunConfig) -> Problem:
     network = FlatNetwork(initialised(family, config.seed), device_of(config), config.dtype)
     patterns = config.policy.adapt
     adapted = None if patterns == ALL else network.layout.subset(patterns).to(network.device)
-    return Problem(family, network, config.episode.draws, adapted, config.policy.proximal)
+    together = 1 if config.together == "auto" else config.together
+    return Problem(family, network, config.episode.draws, adapted, config.policy.proximal, together)
 
 
 def device_of(config: RunConfig) -> torch.device:

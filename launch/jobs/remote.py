@@ -52,8 +52,9 @@ def remote(
 def _same(config: RunConfig, folder: Path) -> None:
     """Raise ``UserError`` unless the run in ``folder`` is the one that ``config`` describes."""
     there = run_folder.read_config(folder)
-    if config.precision == "auto":  # what was measured when the run began holds
-        config = config.model_copy(update={"precision": there.precision})
+    for measured in ("precision", "together"):  # what was measured when the run began holds
+        if getattr(config, measured) == "auto":
+            config = config.model_copy(update={measured: getattr(there, measured)})
     if config.identity != there.identity:
         raise UserError(f"{folder} holds a run with another config: name another with --run, or submit that config")
 

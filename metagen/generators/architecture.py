@@ -8,6 +8,7 @@ from pydantic import model_validator
 
 from metagen.strict import Strict
 
+Network = Literal["unet", "mlp"]
 Activation = Literal["relu", "silu", "gelu", "leaky_relu", "tanh"]
 Normalisation = Literal["group", "layer", "none"]
 Resampling = Literal["conv", "pool"]
@@ -18,11 +19,15 @@ SetConditioning = Literal["none", "vector", "spatial"]
 class ArchitectureConfig(Strict):
     """The structure of a generator's network: what a sweep samples.
 
-    The network is an encoder-decoder over ``len(widths)`` resolutions. ``patch`` folds
+    The network is an encoder-decoder over ``len(widths)`` resolutions (``unet``). ``patch`` folds
     ``patch x patch`` pixels into channels before the first convolution, so the finest level works at
     ``image_size / patch``; each further level halves the resolution.
+
+    Or it is a perceptron over all pixels at once (``mlp``) with a hidden layer of each of ``widths``: for small images
+    and many tasks. What is about resolutions and kernels then means nothing.
     """
 
+    network: Network = "unet"
     patch: Literal[1, 2, 4] = 2
     widths: tuple[int, ...] = (64, 128)
     """Channels at each level, finest first."""
@@ -58,6 +63,10 @@ class ArchitectureConfig(Strict):
             raise ValueError(f"set_width: {self.set_width} must be in (0, 2]")
         if isinstance(self.attention, tuple) and len(self.attention) != len(self.widths):
             raise ValueError(f"attention: {len(self.attention)} flags for {len(self.widths)} levels")
+        if self.network == "mlp" and self.set_conditioning == "spatial":
+            raise ValueError("set_conditioning: spatial: network mlp has no feature maps: use vector or none")
+        if self.network == "mlp" and any(self.attends(level) for level in range(len(self.widths))):
+            raise ValueError("attention: network mlp has no pixels to attend to: set it to false")
         return self
 
     def attends(self, level: int) -> bool:
@@ -66,9 +75,18 @@ class ArchitectureConfig(Strict):
 
     def check_image_size(self, size: int) -> None:
         """Raise ``ValueError`` if images of ``size`` pixels cannot be halved as often as there are levels."""
+        if self.network == "mlp":
+            return
         factor = self.patch * 2 ** (len(self.widths) - 1)
         if size % factor:
             raise ValueError(
                 f"image_size {size} is not a multiple of {factor} (patch {self.patch}, {len(self.widths)} levels): "
                 "use fewer levels, a smaller patch or another image size"
+            )
+
+    def check_convolutional(self, family: str) -> None:
+        """Raise ``ValueError`` if the network is not made of convolutions, as those of ``family`` are."""
+        if self.network != "unet":
+            raise ValueError(
+                f"generator.architecture.network: {self.network}: family {family} has convolutions: use unet"
             )

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from metagen.generators.architecture import ArchitectureConfig
 from metagen.generators.family import Condition, Family
+from metagen.generators.mlp import SetConditionedMlp
 from metagen.generators.network import Features, SetConditionedUNet, context_of, prepared, wide
 from metagen.strict import Strict
 
@@ -42,7 +43,8 @@ class Denoiser(Family):
         self.channels, self.image_size = channels, image_size
 
     def build(self) -> nn.Module:
-        return SetConditionedUNet(self.arch, self.channels, self.image_size)
+        network = SetConditionedMlp if self.arch.network == "mlp" else SetConditionedUNet
+        return network(self.arch, self.channels, self.image_size)
 
     def noise(self, count: int, rng: torch.Generator) -> Tensor:
         """Unit noise ``[count, C, H, W]``."""

@@ -14,6 +14,7 @@ from metagen.generators.family import Condition, Draw, Family
 from metagen.generators.network import ACTIVATIONS, conv, norm, prepared, wide
 
 FIXED: dict[str, tuple[Any, str]] = {
+    "network": ("unet", "it has convolutions and dense layers of its own"),
     "patch": (1, "it reads single pixels"),
     "blocks": (1, "it has one convolution for each of widths"),
     "resampling": ("conv", "it works at one resolution and resamples nothing"),

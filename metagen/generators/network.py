@@ -176,7 +176,7 @@ def compute_dtype(network: nn.Module) -> torch.dtype:
 
 def prepared(network: nn.Module, images: Tensor) -> Tensor:
     """``images [B, C, H, W]`` as a network reads them: in its dtype, channels last."""
-    return images.to(compute_dtype(network)).contiguous(memory_format=torch.channels_last)
+    return images.to(compute_dtype(network)).permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
 
 
 def wide(values: Tensor) -> Tensor:
@@ -194,11 +194,12 @@ def time_features(time: Tensor, size: int) -> Tensor:
 class SetConditioned(nn.Module):
     """A network that a support set can be shown to, through the set encoder ``set`` if it has one."""
 
-    set: SetEncoder | None
+    set: nn.Module | None
 
     def encode(self, images: Tensor) -> Features:
         """Features of each support image ``[N, C, H, W]``: a map a level, then a vector."""
-        return [] if self.set is None else self.set(images)
+        features: Features = [] if self.set is None else self.set(images)
+        return features
 
 
 class SetConditionedUNet(SetConditioned):
