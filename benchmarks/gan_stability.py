@@ -38,6 +38,7 @@ from metagen.generators import Condition
 from metagen.metrics.coverage import coverage, perfect_coverage
 from metagen.metrics.diversity import diversity
 from metagen.metrics.energy import energy_score
+from metagen.metrics.pyramid import pyramid
 from metagen.picture import grid
 from metagen.pool import one_thread
 from metagen.seeding import torch_generator
@@ -77,8 +78,8 @@ def along(method: Method, episode: Episode, steps: tuple[int, ...], seed: int) -
 def figures(made: Tensor, real: Tensor) -> dict[str, float]:
     """What is measured of samples of one class, against real images that were not shown."""
     return {
-        "diversity": diversity(made, real),
-        "coverage": coverage(made, real, NEIGHBOURS),
+        "diversity": diversity(pyramid(made), pyramid(real)),
+        "coverage": coverage(pyramid(made), pyramid(real), NEIGHBOURS),
         "energy": float(energy_score(real, made[None].expand(len(real), *made.shape)).mean()),
     }
 
