@@ -32,8 +32,9 @@ from environment import write
 from torch import Tensor
 
 from metagen import tasks
+from metagen.bootstrap import interval
 from metagen.checkpoint import Checkpoint, load_checkpoint
-from metagen.evaluate import Bench, Method, choose_classes, interval, method_of
+from metagen.evaluate import Bench, Method, choose_classes, method_of
 from metagen.generators import Condition
 from metagen.metrics.coverage import coverage, perfect_coverage
 from metagen.metrics.diversity import diversity

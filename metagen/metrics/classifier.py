@@ -1,7 +1,7 @@
 """The packaged features: a small network that was trained to tell the meta-training classes apart.
 
-No class of the validation or test split, and nothing of any other data set, had a part in its training, so it favours no
-generator that is evaluated on them. ``benchmarks/feature_classifier.py`` trains it and says how good it is.
+No class of the validation or test split, and nothing of any other data set, had a part in its training, so it favours
+no generator that is evaluated on them. ``benchmarks/feature_classifier.py`` trains it and says how good it is.
 """
 
 from __future__ import annotations
@@ -23,15 +23,17 @@ WEIGHTS = "strokes.safetensors"
 class StrokeNet(nn.Module):
     """Grey images ``[N, 1, 28, 28]`` to features ``[N, FEATURES]`` of length ``sqrt(FEATURES)``.
 
-    A stem and two stages of two residual blocks at 14x14 and 7x7; the features are a linear map of the last maps' means and
-    maxima. At that length the inner product over their number, which KID's kernel takes, is their cosine.
+    A stem and two stages of two residual blocks at 14x14 and 7x7; the features are a linear map of the last maps' means
+    and maxima. At that length the inner product over their number, which KID's kernel takes, is their cosine.
     """
 
     def __init__(self) -> None:
         super().__init__()
         first, second = WIDTHS
         self.stem = nn.Sequential(nn.Conv2d(1, first, 5, 2, 2, bias=False), nn.BatchNorm2d(first), nn.ReLU())
-        self.stages = nn.Sequential(Block(first, first), Block(first, first), Block(first, second, 2), Block(second, second))
+        self.stages = nn.Sequential(
+            Block(first, first), Block(first, first), Block(first, second, 2), Block(second, second)
+        )
         self.out = nn.Linear(2 * second, FEATURES)
 
     def forward(self, images: Tensor) -> Tensor:

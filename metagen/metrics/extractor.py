@@ -11,5 +11,5 @@ class Extractor(Protocol):
     """A fixed map from images to features. Made without arguments."""
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Features float32 ``[N, D]`` on the CPU, of ``images [N, C, H, W]`` in [-1, 1]; each row of its image alone."""
+        """``images [N, C, H, W]`` in [-1, 1] to features float32 ``[N, D]`` on the CPU, each row of its image alone."""
         ...

@@ -39,8 +39,9 @@ class Moments:
 
 
 def fid(generated: Moments, real: Moments) -> float:
-    """``|m_x - m_y|^2 + tr(C_x + C_y - 2 (C_x C_y)^(1/2))``, lower is better (Heusel et al. 2017, arXiv:1706.08500, eq. 6).
+    """``|m_x - m_y|^2 + tr(C_x + C_y - 2 (C_x C_y)^(1/2))``, lower is better.
 
+    Heusel et al. 2017, arXiv:1706.08500, eq. 6, of any features.
     Its bias falls with the number of images, so only values at equal numbers compare. Raises ``ValueError`` for fewer
     than two images of either.
     """

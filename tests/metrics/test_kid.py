@@ -22,7 +22,9 @@ def test_it_is_that_of_torchmetrics(shift: float) -> None:
 
 @pytest.mark.parametrize(("made", "real"), [(4, 9), (2, 2)])
 def test_of_one_distribution_it_is_zero_in_expectation_at_any_sizes(made: int, real: int) -> None:
-    found = [kid(_features("made", n, count=made, width=3), _features("real", n, count=real, width=3)) for n in range(2000)]
+    found = [
+        kid(_features("made", n, count=made, width=3), _features("real", n, count=real, width=3)) for n in range(2000)
+    ]
     assert np.mean(found) == pytest.approx(0, abs=3 * float(np.std(found)) / len(found) ** 0.5)
 
 
