@@ -27,7 +27,6 @@ from metagen.records import (
     WorkResult,
     finite,
     packed,
-    unpacked,
 )
 from metagen.work import build_policy
 

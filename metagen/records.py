@@ -33,7 +33,7 @@ def unpacked(vector: Vector) -> Tensor:
 def finite(vector: Vector) -> bool:
     """Whether a vector on its way holds neither NaN nor infinity."""
     if vector.dtype == np.uint16:  # of bf16: all bits of the exponent set
-        return bool(((vector & np.uint16(0x7F80)) != 0x7F80).all())
+        return bool((np.bitwise_and(vector.view(np.uint16), 0x7F80) != 0x7F80).all())
     return bool(np.isfinite(vector).all())
 
 
