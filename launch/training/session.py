@@ -25,6 +25,7 @@ from metagen.pool import Pool, SerialPool, available_cores, one_thread
 from metagen.precision import resolve
 from metagen.records import Quarantined, StepReport
 from metagen.store import Store, bring_newest
+from metagen.tasks.categories import with_found
 from metagen.tasks.imageset import ImageSet
 from metagen.train import train
 
@@ -62,7 +63,8 @@ def start(config: RunConfig, folder: Path, workers: Workers) -> None:
     images = tasks.load(config.data)
     _enough(config, images)
     with _pooling(workers) as make_pool:
-        config = resolve(config)
+        categories = with_found(config.categories, images, config.episode.shots, config.seed)
+        config = resolve(config.model_copy(update={"categories": categories}))
         parts = work.build(config, images)
         layout = parts.problem.network.layout
         learner = Learner(config, layout, initial_state(parts.problem.network.initial, parts.policy, layout))
