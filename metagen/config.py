@@ -116,6 +116,9 @@ class RunConfig(Strict):
     phases: tuple[PhaseConfig, ...] = (PhaseConfig(),)
     ema: float = Field(0.0, ge=0, lt=1)
     """Decay of the running mean of theta that evaluation uses; 0 evaluates theta itself."""
+    budget: float | None = Field(None, gt=0)
+    """Seconds that training is to take at most: phases are scaled down at the start to what this machine manages in
+    that time (``budget.py``); None for all of their steps, whatever they take."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Dtype of the network's passes; auto measures both on the device and takes the faster."""
     device: str = "cpu"
@@ -188,7 +191,7 @@ class RunConfig(Strict):
         return step - min(self.max_staleness, self.phase_at(step)[1])
 
     def with_steps(self, steps: int) -> RunConfig:
-        """The same run in ``steps`` outer steps: every phase is scaled and keeps at least one step."""
+        """The same run in exactly ``steps`` outer steps: every phase is scaled and keeps at least one step."""
         if steps < len(self.phases):
             raise UserError(
                 f"steps: {steps} is too few for {len(self.phases)} phases: give at least {len(self.phases)}"
@@ -200,7 +203,7 @@ class RunConfig(Strict):
         for phase, count in zip(self.phases, counts, strict=True):
             outer = phase.outer.model_copy(update={"warmup": min(phase.outer.warmup, count // 10)})
             phases.append(phase.model_copy(update={"steps": count, "outer": outer}))
-        return self.model_copy(update={"phases": tuple(phases)})
+        return self.model_copy(update={"phases": tuple(phases), "budget": None})
 
     @property
     def dtype(self) -> torch.dtype:

@@ -25,8 +25,8 @@ from metagen.records import (
     Verdict,
     WorkItem,
     WorkResult,
+    finite,
     packed,
-    unpacked,
 )
 from metagen.work import build_policy
 
@@ -273,12 +273,12 @@ class Learner:
 
 def nonfinite_parts(result: WorkResult) -> tuple[str, ...]:
     """What of a result is NaN or infinite: its vectors, ``probes``, ``experiences``, metrics by name."""
-    vectors = {"gradient": unpacked(result.gradient), "policy_update": unpacked(result.policy_update)}
-    largest = {name: float(v.abs().max()) for name, v in vectors.items() if len(v)}  # carries nan on; one pass
+    vectors = {"gradient": result.gradient, "policy_update": result.policy_update}
     probed = sum(abs(loss) for probe in result.probes for loss in (probe.above, probe.below))
     lived = sum(abs(x) for e in result.experiences for x in (*e.features, *e.action, e.log_probability, e.reward))
-    values = {**largest, "probes": probed, "experiences": lived, **result.metrics}
-    return tuple(name for name, value in values.items() if not math.isfinite(value))
+    values = {"probes": probed, "experiences": lived, **result.metrics}
+    wild = [name for name, value in values.items() if not math.isfinite(value)]
+    return (*(name for name, vector in vectors.items() if not finite(vector)), *wild)
 
 
 def _to_anchor(theta: Tensor, policy: Tensor, mean: Tensor, moments: Moments, policy_moments: Moments) -> Moments:

@@ -30,6 +30,13 @@ def unpacked(vector: Vector) -> Tensor:
     return torch.tensor(vector)
 
 
+def finite(vector: Vector) -> bool:
+    """Whether a vector on its way holds neither NaN nor infinity."""
+    if vector.dtype == np.uint16:  # of bf16: all bits of the exponent set
+        return bool((np.bitwise_and(vector.view(np.uint16), 0x7F80) != 0x7F80).all())
+    return bool(np.isfinite(vector).all())
+
+
 @dataclass(frozen=True)
 class WorkItem:
     """One piece of work: ``tasks`` episodes to estimate a meta-gradient from, at one version."""

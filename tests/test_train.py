@@ -190,9 +190,23 @@ def test_each_step_is_estimated_at_the_version_that_the_config_says(
 
 def test_workers_ahead_of_the_learner_have_work_while_it_applies_a_step(tiny_config: Any, new_learner: Any) -> None:
     learner, parts = new_learner(tiny_config("max_staleness=1"))
-    pool = SerialPool(parts)
+    pool, apply, waiting = SerialPool(parts), learner.step, []
+
+    def step(results: Any) -> Any:
+        waiting.append([item.step for item, _ in pool._waiting])
+        return apply(results)
+
+    learner.step = step
     next(train(learner, pool))
-    assert [item.step for item, _ in pool._waiting] == [1, 1, 1]
+    assert waiting == [[1, 1, 1]]
+
+
+def test_workers_have_the_next_work_while_the_caller_looks_at_a_step(tiny_config: Any, new_learner: Any) -> None:
+    learner, parts = new_learner(tiny_config())
+    pool = SerialPool(parts)
+    report = next(train(learner, pool))
+    assert {item.step for item, _ in pool._waiting} == {report.step}
+    assert {snapshot.version for _, snapshot in pool._waiting} == {report.version}
 
 
 def test_a_run_that_is_complete_takes_no_step(tiny_config: Any, new_learner: Any) -> None:
