@@ -29,7 +29,7 @@ COMMANDS = {
     "jobs": ("launch.jobs.commands:jobs", "List, follow and stop the jobs of a cluster."),
     "fetch": ("launch.jobs.commands:fetch", "Bring a run home from a cluster."),
     "tensorboard": ("launch.jobs.commands:tensorboard", "TensorBoard of a run on a cluster."),
-    "tasks": ("launch.tasks.commands:tasks", "List and show the image sets that tasks are drawn from."),
+    "tasks": ("launch.tasks.commands:tasks", "List, show and sort the image sets that tasks are drawn from."),
 }
 
 

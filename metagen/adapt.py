@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from metagen.flat import FlatNetwork
 from metagen.generators.family import Condition, Draw, Family
 from metagen.policies.policy import Gradient, Policy, Run, Solver
+from metagen.tasks.categories import Sorter
 
 Noise = torch.Generator | Draw
 """The random numbers of losses, or the generator to draw them from."""
@@ -30,6 +31,8 @@ class Problem:
     """Which parameters the inner loop moves, bool ``[P]``; None for all."""
     proximal: float = 0.0
     """Weight ``lambda`` of ``lambda / 2 |phi - theta|^2`` in the inner loss, which ties adaptation to its start."""
+    sorter: Sorter | None = None
+    """Sorts tasks into categories, for policies to choose by; None for none."""
 
     def gradient(self, parameters: Tensor, condition: Condition, images: Tensor, noise: Noise) -> tuple[float, Tensor]:
         """Mean loss of ``images [B, C, H, W]`` and its gradient ``[P]`` at ``parameters [P]``."""
@@ -94,11 +97,14 @@ class Inner:
     """Each support image with all the *others*."""
     start: Tensor
     """Where adaptation started ``[P]``: what the proximal term pulls back to."""
+    category: int | None
+    """The task's category, where tasks are sorted."""
 
     @staticmethod
     def of(problem: Problem, policy: Policy, start: Tensor, support: Tensor) -> Inner:
         """Adapt from ``start [P]`` to ``support [K, C, H, W]``."""
-        return Inner(problem, policy, Condition.leave_one_out(support), start)
+        category = problem.sorter.category(support) if problem.sorter else None
+        return Inner(problem, policy, Condition.leave_one_out(support), start, category)
 
     def step(
         self, run: Run, phi: Tensor, step: int, rng: torch.Generator, differentiable: bool = False
@@ -116,13 +122,13 @@ class Inner:
         rows = torch.randperm(count, generator=rng).tensor_split(2) if halves else (torch.arange(count),)
         looks = [self._gradient(phi, part, draw, differentiable) for part in rows]
         (loss, slope), *rest = looks
-        gradient = Gradient(slope, loss, self.condition.support)
+        gradient = Gradient(slope, loss, self.condition.support, category=self.category)
         if rest:
             [(other_loss, other)] = rest
             share = len(rows[1]) / count
             loss = (1 - share) * loss + share * other_loss
             mean = torch.lerp(slope, other, share)
-            gradient = Gradient(mean, loss, self.condition.support, (slope, other))
+            gradient = gradient._replace(mean=mean, loss=loss, halves=(slope, other))
         if problem.proximal:
             pull = self._masked(problem.proximal * (phi - self.start))
             gradient = gradient._replace(mean=gradient.mean + pull)

@@ -55,12 +55,14 @@ class Run:
 
 class Gradient(NamedTuple):
     """What the inner loop shows a policy at a step: the support loss, its gradient ``[P]``, the support set
-    ``[K, C, H, W]``, and where the policy asked for them the gradients of two halves of the set."""
+    ``[K, C, H, W]``, where the policy asked for them the gradients of two halves of the set, and where tasks are
+    sorted the category of this one."""
 
     mean: Tensor
     loss: float
     support: Tensor
     halves: tuple[Tensor, Tensor] | None = None
+    category: int | None = None
 
 
 class Policy(Protocol):

@@ -20,9 +20,11 @@ from metagen.policies.rules import RULES, known_rule, safe_root
 from metagen.policies.steps import AGREEMENT_DEVIATION
 from metagen.records import Experience
 from metagen.seeding import torch_generator
+from metagen.tasks.categories import one_hot
+from metagen.tasks.config import MOST_CATEGORIES
 from metagen.tasks.embedding import SIZE, embed
 
-FEATURES = 6 + SIZE
+FEATURES = 6 + SIZE + MOST_CATEGORIES
 ACTION = 4
 """Rule, log step size, logit of the momentum's decay, number of steps."""
 WITHOUT_MOMENTUM = "sgd"
@@ -76,8 +78,8 @@ class Stochastic:
 
     All heads, and a baseline ``V(f)``, are linear in hidden layers of their own over the features: log loss, log
     norm of the gradient, mean and spread over layers of its log RMS, agreement of two halves of the support set,
-    log shots, all at theta, and the embedding of the support set. Their number, and so that of the policy's
-    parameters, does not depend on the network that is adapted.
+    log shots, all at theta, the embedding of the support set, and which category it belongs to where tasks are
+    sorted. Their number, and so that of the policy's parameters, does not depend on the network that is adapted.
 
     Without a generator to draw with (``run.rng``) the choice is the mode: evaluation and ``metagen adapt`` are
     deterministic.
@@ -224,7 +226,7 @@ def features(layers: Layers, gradient: Gradient) -> Tensor:
             mean.new_tensor(math.log(len(gradient.support)) / 2),
         ]
     )
-    return torch.cat([own.float().cpu(), embed(gradient.support).cpu()])
+    return torch.cat([own.float().cpu(), embed(gradient.support).cpu(), one_hot(gradient.category)])
 
 
 def _drawn(logits: Tensor, rng: torch.Generator | None) -> int:
