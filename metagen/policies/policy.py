@@ -54,12 +54,12 @@ class Run:
 
 
 class Gradient(NamedTuple):
-    """What the inner loop shows a policy at a step: the support loss, its gradient ``[P]``, the support set
+    """What the inner loop shows a policy at a step: the support loss (a scalar), its gradient ``[P]``, the support set
     ``[K, C, H, W]``, where the policy asked for them the gradients of two halves of the set, and where tasks are
     sorted the category of this one."""
 
     mean: Tensor
-    loss: float
+    loss: Tensor
     support: Tensor
     halves: tuple[Tensor, Tensor] | None = None
     category: int | None = None
@@ -142,3 +142,21 @@ def later(query: Sequence[tuple[int, Tensor]], steps: int) -> Iterator[tuple[int
             total = slope if total is None else total + slope
         if total is not None:
             yield j, total
+
+
+def one_pass(run: Run, query: Sequence[tuple[int, Tensor]]) -> Tensor:
+    """The hypergradient ``[G]`` of step sizes a layer, with the Jacobians of later steps dropped::
+
+        d L / d log_size[l, j] ~ - size[l, j] * sum_{k > j} < w_k grad L_Q(phi_k), direction_j >_l
+
+    from what a traced ``run`` holds. Exact for one inner step, and where no step changes later gradients.
+    """
+    surrogate = run.vector.new_zeros(())
+    for j, total in later(query, len(run.directions)):
+        sizes = run.log_sizes[j]
+        slopes = -sizes.detach().exp() * run.layers.dot(total, run.directions[j])
+        surrogate = surrogate + (sizes * slopes).sum()
+    if not surrogate.requires_grad:  # no step before any query
+        return torch.zeros_like(run.vector)
+    (slope,) = torch.autograd.grad(surrogate, run.vector)
+    return slope
