@@ -63,15 +63,15 @@ class Alfa:
         return self.options.features
 
     def step(self, run: Run, parameters: Tensor, gradient: Gradient, step: int) -> Tensor:
-        seen = features(run.state, run.layers, parameters, gradient, step)
         parts, j = self._parts(run.vector.to(parameters), run.layers.count), min(step, self.options.horizon - 1)
         sizes = parts["layer"] + parts["step"][j] + parts["both"][:, j]
         if self.options.features:
+            seen = features(run.state, run.layers, parameters, gradient, step)
             hidden = hidden_layer(seen, parts["hidden"], parts["hidden_bias"])
             sizes = sizes + seen @ parts["weights"] + hidden @ parts["out"]
         direction = self.rule(run.state, gradient.mean, step, run.layers)
+        run.took(self.options.rule, sizes)
         if run.traced:
-            run.log_sizes.append(sizes)
             run.directions.append(direction)
             sizes = sizes.detach()
         return torch.addcmul(parameters, run.layers.spread(sizes.exp()), direction, value=-1)

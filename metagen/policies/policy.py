@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
@@ -40,7 +40,9 @@ class Run:
     directions: list[Tensor] = field(default_factory=list)
     """Directions ``[P]`` of the steps taken, if traced."""
     log_sizes: list[Tensor] = field(default_factory=list)
-    """Log step sizes ``[L]`` of the steps taken, differentiable in ``vector``, if traced."""
+    """Log step sizes ``[L]`` of the steps taken; if traced differentiable in ``vector``."""
+    rule: str = ""
+    """The update rule of the steps taken; for ``metagen policy show``."""
     rng: torch.Generator | None = None
     """What a policy that chooses draws its choice with; None for the mode of its distribution."""
     choice: Choice | None = None
@@ -51,6 +53,11 @@ class Run:
     def __post_init__(self) -> None:
         if self.traced:
             self.vector = self.vector.detach().clone().requires_grad_()
+
+    def took(self, rule: str, log_sizes: Tensor) -> None:
+        """Note a step: its rule and its log step sizes ``[L]``, whose graph is kept only if traced."""
+        self.rule = rule
+        self.log_sizes.append(log_sizes if self.traced else log_sizes.detach())
 
 
 class Gradient(NamedTuple):
@@ -79,8 +86,8 @@ class Policy(Protocol):
     def step(self, run: Run, parameters: Tensor, gradient: Gradient, step: int) -> Tensor:
         """The parameters ``[P]`` after inner step ``step`` (from 0) along the gradient.
 
-        Writes into no tensor that it is given or that ``run.state`` holds: autograd may go through the step, and
-        the state before it may have been kept.
+        ``run.took`` notes rule and step sizes for ``metagen policy show``. Writes into no tensor that it is given or
+        that ``run.state`` holds: autograd may go through the step, and the state before it may have been kept.
         """
         ...
 
@@ -102,6 +109,8 @@ class Improvement(NamedTuple):
 
     gradient: Tensor
     metrics: dict[str, float]
+    samples: Mapping[str, tuple[float, ...]]
+    """What is worth a histogram of this step."""
 
 
 @runtime_checkable

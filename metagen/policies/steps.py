@@ -71,8 +71,8 @@ class LearnedSteps:
     def step(self, run: Run, parameters: Tensor, gradient: Gradient, step: int) -> Tensor:
         sizes = self._log_sizes(run, agreement(run.state, run.layers, gradient), step)
         direction = self.rule(run.state, gradient.mean, step, run.layers)
+        run.took(self.options.rule, sizes)
         if run.traced:
-            run.log_sizes.append(sizes)
             run.directions.append(direction)
             sizes = sizes.detach()
         return torch.addcmul(parameters, run.layers.spread(sizes.exp()), direction, value=-1)

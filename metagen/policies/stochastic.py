@@ -131,6 +131,7 @@ class Stochastic:
         name = self.rules[int(rule)]
         decay = () if name == WITHOUT_MOMENTUM else (1 / (1 + math.exp(-momentum)),)
         direction = RULES[name](*decay)(run.state, gradient.mean, step, run.layers)
+        run.took(name, parameters.new_tensor(size).expand(run.layers.count))
         return torch.sub(parameters, direction, alpha=math.exp(size))
 
     def hypergradient(self, run: Run, query: Sequence[tuple[int, Tensor]]) -> Tensor:
@@ -196,7 +197,7 @@ class Stochastic:
         found |= {f"rule/{rule}": share for rule, share in zip(self.rules, shares.tolist(), strict=True)}
         found["log10_step_size"] = float(actions[:, 1].mean()) / math.log(10)
         found["steps"] = sum(self.counts[int(count)] for count in actions[:, 3].tolist()) / len(actions)
-        return Improvement(slope, found)
+        return Improvement(slope, found, {"chosen_log10_step_size": tuple((actions[:, 1] / math.log(10)).tolist())})
 
     def cost(self, action: Sequence[float]) -> float:
         """``K / Kmax`` of the chosen number of steps."""
