@@ -52,11 +52,11 @@ class Problem:
 
     def differentiable_gradient(
         self, parameters: Tensor, condition: Condition, images: Tensor, noise: Noise
-    ) -> tuple[float, Tensor]:
-        """As ``gradient``, with a gradient that is differentiable in ``parameters``, which must require grad."""
+    ) -> tuple[Tensor, Tensor]:
+        """As ``gradient``, with both differentiable in ``parameters``, which must require grad."""
         loss = self.differentiable_loss(parameters, condition, images, noise)
         (slope,) = torch.autograd.grad(loss, parameters, create_graph=True)
-        return float(loss.detach()), slope
+        return loss, slope
 
     def losses(self, module: nn.Module, condition: Condition, images: Tensor, noise: Noise) -> Tensor:
         """The losses ``[B]`` of ``images`` with a module as it is."""
@@ -135,15 +135,19 @@ class Inner:
         after = policy.step(run, phi, gradient, step)
         if problem.adapted is not None:  # whatever the policy does, the rest stays as it was
             after = torch.where(problem.adapted, after, phi)
-        return after, loss
+        return after, float(gradient.loss.detach())
 
-    def _gradient(self, phi: Tensor, rows: Tensor, draw: Draw, differentiable: bool) -> tuple[float, Tensor]:
+    def _gradient(self, phi: Tensor, rows: Tensor, draw: Draw, differentiable: bool) -> tuple[Tensor, Tensor]:
         """Loss and gradient of some of the support images, each conditioned on all the others."""
         condition, problem = self.condition, self.problem
         images = condition.support[rows].repeat_interleave(problem.draws, dim=0)
         mine = {name: value.unflatten(0, (-1, problem.draws))[rows].flatten(0, 1) for name, value in draw.items()}
-        take = problem.differentiable_gradient if differentiable else problem.gradient
-        loss, slope = take(phi, Condition(condition.support, condition.members[rows]), images, mine)
+        seen = Condition(condition.support, condition.members[rows])
+        if differentiable:
+            loss, slope = problem.differentiable_gradient(phi, seen, images, mine)
+        else:
+            value, slope = problem.gradient(phi, seen, images, mine)
+            loss = slope.new_tensor(value)
         return loss, self._masked(slope)
 
     def _masked(self, slope: Tensor) -> Tensor:

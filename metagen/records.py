@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -181,6 +182,8 @@ class StepReport:
     """Whether the step was undone: the run had diverged, and the state is that of an earlier step (``guard.py``)."""
     rollbacks: int = 0
     """Rollbacks so far."""
+    samples: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """Of the policy's update, what is worth a histogram."""
 
     @property
     def loss(self) -> float:

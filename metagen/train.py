@@ -86,5 +86,6 @@ def train(learner: Learner, pool: Pool) -> Iterator[StepReport]:
             quarantined=applied.quarantined,
             rolled_back=applied.rolled_back,
             rollbacks=learner.state.watch.rollbacks,
+            samples=applied.samples,
         )
         started = ended

@@ -83,7 +83,7 @@ def run_evaluation(request: Request) -> None:
     if joint is not None:
         rivals.append(Rival("joint", joint, tuning))
     losses, sizes = _measure(bench, meta, rivals, request.steps)
-    picture = request.picture or _home(request.checkpoint) / "samples.png"
+    picture = request.picture or home_of(request.checkpoint) / "samples.png"
     values: dict[str, Any] = {
         "metagen": __version__,
         "checkpoint": str(request.checkpoint),
@@ -111,7 +111,7 @@ def run_evaluation(request: Request) -> None:
     adapted = min(10, max(request.steps))
     rows = drawn(meta, bench, spread, adapted, SAMPLES)
     write_picture(grid(rows, titles=("shown", f"generated after {adapted} steps")), picture, "--picture")
-    target = request.json_file or _home(request.checkpoint) / "evaluation.json"
+    target = request.json_file or home_of(request.checkpoint) / "evaluation.json"
     write_json(target, values)
     _print(values, images, len(classes))
     print(f"wrote {target} and {picture} in {time.monotonic() - started:.0f} s")
@@ -255,6 +255,6 @@ def _category_table(values: dict[str, Any]) -> Table:
     return table
 
 
-def _home(checkpoint: Path) -> Path:
+def home_of(checkpoint: Path) -> Path:
     """Where results lie by default: the run folder, also when one of its checkpoints was named."""
     return checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint

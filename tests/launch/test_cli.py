@@ -24,6 +24,7 @@ from metagen.evaluate import STEP_SIZES
 from metagen.tasks import ImageSet
 
 GROUPS = {
+    "policy": ("show",),
     "tasks": ("categories", "list", "show"),
     "cluster": ("init", "validate", "up", "status", "ssh", "down", "cost"),
     "jobs": ("list", "logs", "stop"),
