@@ -22,7 +22,7 @@ from metagen.outer import OuterConfig
 from metagen.registry import find, options_of
 from metagen.strict import Strict
 from metagen.tasks.augment import AugmentConfig
-from metagen.tasks.config import DataConfig
+from metagen.tasks.config import CategoriesConfig, DataConfig
 
 ALL = ("*",)
 """The pattern that names every parameter."""
@@ -70,6 +70,10 @@ class PhaseConfig(Strict):
     shift: float = Field(0.0, ge=0, le=1)
     """Share of episodes whose images are altered as one (inverted strokes, blur, scale...) to act as another
     data set: what an optimisation policy must meet in training to be of use under a shift."""
+    interpolate: float = Field(0.0, ge=0, le=1)
+    """Share of episodes that lie between two classes."""
+    balance: float = Field(0.0, ge=0, le=1)
+    """How far the categories of tasks are drawn alike: 0 draws classes alike, 1 categories."""
     augment: AugmentConfig = AugmentConfig()
     """Alterations of every image by itself."""
     outer: OuterConfig = OuterConfig()
@@ -105,12 +109,16 @@ class RunConfig(Strict):
     name: str = "run"
     seed: int = Field(0, ge=0)
     data: DataConfig = DataConfig()
+    categories: CategoriesConfig = CategoriesConfig()
     episode: EpisodeConfig = EpisodeConfig()
     generator: GeneratorConfig = GeneratorConfig()
     policy: PolicyConfig = PolicyConfig()
     phases: tuple[PhaseConfig, ...] = (PhaseConfig(),)
     ema: float = Field(0.0, ge=0, lt=1)
     """Decay of the running mean of theta that evaluation uses; 0 evaluates theta itself."""
+    budget: float | None = Field(None, gt=0)
+    """Seconds that training is to take at most: phases are scaled down at the start to what this machine manages in
+    that time (``budget.py``); None for all of their steps, whatever they take."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Dtype of the network's passes; auto measures both on the device and takes the faster."""
     device: str = "cpu"
@@ -134,6 +142,8 @@ class RunConfig(Strict):
         """Every name is known and every part takes its options, before any process starts."""
         if not self.phases:
             raise ValueError("phases: at least one is needed")
+        if any(phase.balance for phase in self.phases) and not self.categories.most:
+            raise ValueError("phases: balance needs categories: set categories.most, such as 6")
         try:
             family = self.family()
             policy = find("policy", self.policy.name, policies.REGISTRY)
@@ -181,7 +191,7 @@ class RunConfig(Strict):
         return step - min(self.max_staleness, self.phase_at(step)[1])
 
     def with_steps(self, steps: int) -> RunConfig:
-        """The same run in ``steps`` outer steps: every phase is scaled and keeps at least one step."""
+        """The same run in exactly ``steps`` outer steps: every phase is scaled and keeps at least one step."""
         if steps < len(self.phases):
             raise UserError(
                 f"steps: {steps} is too few for {len(self.phases)} phases: give at least {len(self.phases)}"
@@ -193,7 +203,7 @@ class RunConfig(Strict):
         for phase, count in zip(self.phases, counts, strict=True):
             outer = phase.outer.model_copy(update={"warmup": min(phase.outer.warmup, count // 10)})
             phases.append(phase.model_copy(update={"steps": count, "outer": outer}))
-        return self.model_copy(update={"phases": tuple(phases)})
+        return self.model_copy(update={"phases": tuple(phases), "budget": None})
 
     @property
     def dtype(self) -> torch.dtype:
@@ -207,7 +217,19 @@ class RunConfig(Strict):
         return hashlib.blake2b(json.dumps(values, sort_keys=True).encode(), digest_size=6).hexdigest()
 
     def to_yaml(self) -> str:
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+        return yaml.dump(self.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, width=100)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes lists of plain values on one line."""
+
+
+def _represent_list(dumper: yaml.SafeDumper, values: list[Any]) -> yaml.Node:
+    plain = not any(isinstance(value, (list, dict)) for value in values)
+    return dumper.represent_sequence("tag:yaml.org,2002:seq", values, flow_style=plain)
+
+
+_Dumper.add_representer(list, _represent_list)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from metagen.metrics.query_loss import query_loss
 from metagen.policies import Policy, Run
 from metagen.policies.fixed import Fixed, FixedOptions
 from metagen.seeding import numpy_generator, torch_generator
+from metagen.tasks.categories import Sorter
 from metagen.tasks.episodes import Episode, sample_episode
 from metagen.tasks.imageset import ImageSet
 from metagen.work import build_policy, build_problem
@@ -73,20 +74,30 @@ class Bench:
     classes: tuple[int, ...]
     shots: int
     seed: int
-    categories: Mapping[str, str] | None = None
-    """The category of classes by name; None for the domains of the image set."""
+    groups: Mapping[str, str] | None = None
+    """What classes are reported under, by name; None for the domains of the image set."""
 
     def category(self, index: int) -> str:
         """What class ``index`` is reported under; '' for nothing."""
-        if self.categories is None:
+        if self.groups is None:
             return self.images.domains[index]
-        return self.categories.get(self.images.classes[index], "")
+        return self.groups.get(self.images.classes[index], "")
+
+    def sorted_by(self, sorter: Sorter) -> Bench:
+        """The same bench, reported by the category of each class's task."""
+        names = [self.images.classes[index] for index in self.classes]
+        found = self.categories(sorter)
+        return replace(self, groups={name: f"category {c}" for name, c in zip(names, found, strict=True)})
 
     def episode(self, index: int) -> Episode:
         """The episode of class ``index``: the same whoever asks."""
         name = self.images.classes[index]
         queries = min(MAX_QUERIES, len(self.images.class_images(index)) - self.shots)
         return sample_episode(self.images, index, self.shots, queries, torch_generator(self.seed, "test", name))
+
+    def categories(self, sorter: Sorter) -> list[int]:
+        """The category of each class's task, by the support set that is shown."""
+        return [sorter.category(self.episode(index).support) for index in self.classes]
 
     def losses(self, method: Method, steps: Sequence[int], tick: Callable[[], None]) -> Losses:
         """Mean scores of the queries after each of ``steps``: ``[classes, len(steps)]``, lower is better."""

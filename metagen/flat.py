@@ -11,7 +11,6 @@ import difflib
 import fnmatch
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -75,24 +74,12 @@ class Layout:
             if len(shape) == 4
         ]
 
-    def others(self) -> Tensor:
-        """Indices of all parameters that are not in a convolution kernel."""
-        return _others(self)
-
 
 def _shaped(part: Tensor, shape: tuple[int, ...]) -> Tensor:
     if len(shape) == 4:
         out, inputs, height, width = shape
         return part.view(out, height, width, inputs).permute(0, 3, 1, 2)
     return part.view(shape)
-
-
-@cache
-def _others(layout: Layout) -> Tensor:
-    inside = torch.ones(layout.size, dtype=torch.bool)
-    for start, rows, columns in layout.kernels():
-        inside[start : start + rows * columns] = False
-    return inside.nonzero()[:, 0]
 
 
 def layout_of(module: nn.Module) -> Layout:

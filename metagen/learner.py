@@ -15,7 +15,7 @@ from metagen.config import RunConfig
 from metagen.flat import Layout
 from metagen.guard import Diverged, Watch, anchor_due, new_phase, observe, rolled_back
 from metagen.outer import Moments, OuterConfig, adam, direction, no_moments
-from metagen.policies import Explorer, Policy
+from metagen.policies import Explorer, Improvement, Policy
 from metagen.probes import reported
 from metagen.records import (
     Experience,
@@ -25,8 +25,8 @@ from metagen.records import (
     Verdict,
     WorkItem,
     WorkResult,
+    finite,
     packed,
-    unpacked,
 )
 from metagen.work import build_policy
 
@@ -77,6 +77,7 @@ class Applied:
     outcomes: tuple[Outcome, ...] = ()
     quarantined: tuple[Quarantined, ...] = ()
     rolled_back: bool = False
+    samples: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
 
 class Learner:
@@ -147,9 +148,9 @@ class Learner:
         )
         back = self._must_go_back(watch, metrics["loss"], norm, tuple(broken))
         rate, learned = self._apply(gradient, policy_gradient, norm, accepted, verdicts, watch, back)
-        metrics |= {f"policy/{name}": value for name, value in learned.items()}
+        metrics |= {f"policy/{name}": value for name, value in learned.metrics.items()}
         done = sum(r.tasks for r in accepted)
-        return Applied(metrics, dict(verdicts), rate, norm, done, tuple(outcomes), tuple(broken), back)
+        return Applied(metrics, dict(verdicts), rate, norm, done, tuple(outcomes), tuple(broken), back, learned.samples)
 
     def _watch(self) -> Watch:
         first = self.config.phase_at(self.state.step)[1] == 0
@@ -201,7 +202,7 @@ class Learner:
         verdicts: Counter[Verdict],
         watch: Watch,
         back: bool,
-    ) -> tuple[float, dict[str, float]]:
+    ) -> tuple[float, Improvement]:
         """Step, or go ``back`` to the anchor; gives the learning rate and what the policy's update measured."""
         state = self.state
         number, step = self.config.phase_at(state.step)
@@ -249,20 +250,20 @@ class Learner:
 
     def _policy_update(
         self, gradient: Tensor, experiences: list[Experience], outer: OuterConfig, share: float
-    ) -> tuple[Tensor, Moments, dict[str, float]]:
+    ) -> tuple[Tensor, Moments, Improvement]:
         """The policy's parameters ``[G]`` after the step, by Adam; from experiences in ``policy_epochs`` steps."""
-        vector, moments, metrics = self.state.policy, self.state.policy_moments, {}
+        vector, moments, improvement = self.state.policy, self.state.policy_moments, Improvement(gradient, {}, {})
         if not len(vector):
-            return vector, moments, {}
+            return vector, moments, improvement
         for _ in range(outer.policy_epochs if experiences else 1):
             slope = gradient
             if experiences:
                 assert isinstance(self.policy, Explorer)  # or whose choices were they?
                 improvement = self.policy.improve(vector, experiences)
-                slope, metrics = slope + improvement.gradient, improvement.metrics
+                slope = slope + improvement.gradient
             direction, moments = adam(slope, moments, 0.9, 0.99)
             vector = vector - share * outer.policy_learning_rate * direction
-        return vector, moments, metrics
+        return vector, moments, improvement
 
     def _mean(self, mean: Tensor, theta: Tensor, step: int) -> Tensor:
         if not self.config.ema:
@@ -273,12 +274,12 @@ class Learner:
 
 def nonfinite_parts(result: WorkResult) -> tuple[str, ...]:
     """What of a result is NaN or infinite: its vectors, ``probes``, ``experiences``, metrics by name."""
-    vectors = {"gradient": unpacked(result.gradient), "policy_update": unpacked(result.policy_update)}
-    largest = {name: float(v.abs().max()) for name, v in vectors.items() if len(v)}  # carries nan on; one pass
+    vectors = {"gradient": result.gradient, "policy_update": result.policy_update}
     probed = sum(abs(loss) for probe in result.probes for loss in (probe.above, probe.below))
     lived = sum(abs(x) for e in result.experiences for x in (*e.features, *e.action, e.log_probability, e.reward))
-    values = {**largest, "probes": probed, "experiences": lived, **result.metrics}
-    return tuple(name for name, value in values.items() if not math.isfinite(value))
+    values = {"probes": probed, "experiences": lived, **result.metrics}
+    wild = [name for name, value in values.items() if not math.isfinite(value)]
+    return (*(name for name, vector in vectors.items() if not finite(vector)), *wild)
 
 
 def _to_anchor(theta: Tensor, policy: Tensor, mean: Tensor, moments: Moments, policy_moments: Moments) -> Moments:

@@ -21,23 +21,26 @@ def train(learner: Learner, pool: Pool) -> Iterator[StepReport]:
     gives the same run bit for bit.
 
     After a report is yielded the learner's state is that of the report: a caller may save it, stop iterating at
-    any time, and continue later from what was saved.
+    any time, and continue later from what was saved. The work of the next step is under way by then.
     """
     config = learner.config
     planned = learner.state.step
     awaited: defaultdict[int, set[str]] = defaultdict(set)
     results: defaultdict[int, list[WorkResult]] = defaultdict(list)
-    ended = time.perf_counter()
-    while learner.state.step < config.steps:
-        started, step = ended, learner.state.step
-        begun = time.perf_counter()
-        while planned < config.steps and learner.basis(planned) <= step:
+
+    def hand_out() -> None:
+        nonlocal planned
+        while planned < config.steps and learner.basis(planned) <= learner.state.step:
             snapshot = learner.snapshot(planned)
             items = work.plan(config, planned, snapshot.version)
             pool.submit(items, snapshot)
             awaited[planned] = {item.work_id for item in items}
             planned += 1
-        submitted = time.perf_counter()
+
+    started = time.perf_counter()
+    hand_out()
+    while learner.state.step < config.steps:
+        step, asked = learner.state.step, time.perf_counter()
         while awaited[step]:
             result = pool.take()
             if result.version < learner.state.watch.since:  # begun before a rollback: its work is done anew
@@ -53,12 +56,15 @@ def train(learner: Learner, pool: Pool) -> Iterator[StepReport]:
             planned = learner.state.step
             awaited.clear()
             results.clear()
+        # Workers have their next work before the caller looks at this step, and need not wait for it.
+        hand_out()
 
         busy: dict[str, float] = {}
         for result in mine:
             busy[result.worker] = busy.get(result.worker, 0.0) + result.seconds
         adapt = sum(busy.values()) / pool.workers
-        transfer = submitted - begun + max(taken - submitted - max(busy.values()), 0.0)
+        # What the step took beyond its work; where the caller came back later than that was done, from then on.
+        transfer = max(taken - max(asked, started + max(busy.values())), 0.0)
         yield StepReport(
             step=step + 1,
             steps=config.steps,
@@ -80,4 +86,6 @@ def train(learner: Learner, pool: Pool) -> Iterator[StepReport]:
             quarantined=applied.quarantined,
             rolled_back=applied.rolled_back,
             rollbacks=learner.state.watch.rollbacks,
+            samples=applied.samples,
         )
+        started = ended

@@ -40,7 +40,7 @@ def test_categories_are_the_domains_or_those_given(bench: Bench) -> None:
     assert [g.category for g in galleries(bench, 2)] == ["", "", ""]
     domains = dataclasses.replace(bench, images=images)
     assert [g.category for g in galleries(domains, 2)] == [images.domains[index] for index in bench.classes]
-    given = dataclasses.replace(bench, categories={names[0]: "thin", names[2]: "bold"})
+    given = dataclasses.replace(bench, groups={names[0]: "thin", names[2]: "bold"})
     assert [g.category for g in galleries(given, 2)] == ["thin", "", "bold"]
 
 

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +16,12 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from launch.generators.generation import write_picture
 from launch.generators.page import Row, html_page
+from launch.generators.rivals import Rival, rivals_of
 from launch.generators.tables import print_tables
 from metagen import __version__, tasks
-from metagen.checkpoint import Checkpoint, load_checkpoint
+from metagen.checkpoint import load_checkpoint
 from metagen.errors import UserError
 from metagen.evaluate import (
-    MIN_QUERIES,
     STEP_SIZES,
     Bench,
     Losses,
@@ -41,9 +40,8 @@ from metagen.picture import grid
 from metagen.pool import one_thread
 from metagen.quality import Features, measured, nearest_real
 from metagen.tasks.config import DataConfig
-from metagen.tasks.imageset import ImageSet
 
-TUNING_CLASSES, ROWS, SAMPLES = 8, 8, 8
+ROWS, SAMPLES = 8, 8
 
 
 @dataclass(frozen=True)
@@ -81,19 +79,14 @@ def run_evaluation(request: Request) -> None:
         print(f"note: {note}", file=sys.stderr)
     if few:
         print(f"note: {len(few)} classes of split '{request.split}' have too few images: {', '.join(few[:5])}")
-    bench = Bench(images, classes, shots, request.seed)
-    # Tuning reads validation classes of the data the model was trained on: what a user has before the new task.
-    tuning = _tuning_bench(own, shots, request.seed)
     meta = method_of(saved)
-    rivals = [Rival("finetune", meta, tuning)]
-    if request.data is not None and len(images.members("valid", shots + MIN_QUERIES)):
-        # And what fine-tuning could do at best: tuned on validation classes of the very data set tested on.
-        rivals.append(Rival("finetune_oracle", meta, _tuning_bench(images, shots, request.seed)))
-    joint = _joint(request.joint, saved, meta)
-    if joint is not None:
-        rivals.append(Rival("joint", joint, tuning))
+    bench = Bench(images, classes, shots, request.seed)
+    if sorter := meta.problem.sorter:
+        bench = bench.sorted_by(sorter)
+    other = None if request.data is None else images
+    rivals = rivals_of(meta, saved, request.joint, own, other, shots, request.seed)
     losses, sizes = _measure(bench, meta, rivals, request.steps)
-    home = _home(request.checkpoint)
+    home = home_of(request.checkpoint)
     values: dict[str, Any] = {
         "metagen": __version__,
         "checkpoint": str(request.checkpoint),
@@ -106,6 +99,7 @@ def run_evaluation(request: Request) -> None:
         "seed": request.seed,
         "metric": meta.problem.family.metric,
         "classes": [images.classes[index] for index in classes],
+        "categories": {images.classes[index]: bench.category(index) for index in classes},
         "too_few_images": few,
         "step_size_grid": list(STEP_SIZES),
         "methods": report(bench, losses, request.steps),
@@ -185,19 +179,6 @@ def data_config(trained: DataConfig, data: Path) -> DataConfig:
     return DataConfig.parse({**values, "source": source, "path": str(data)})
 
 
-@dataclass(frozen=True)
-class Rival:
-    """What the meta-trained method is compared with: a starting point, fine-tuned by Adam tuned on ``tuning``."""
-
-    name: str
-    start: Method
-    tuning: Bench
-
-
-def _tuning_bench(images: ImageSet, shots: int, seed: int) -> Bench:
-    return Bench(images, choose_classes(images, "valid", shots, TUNING_CLASSES, seed)[0], shots, seed)
-
-
 def _measure(
     bench: Bench, meta: Method, rivals: Sequence[Rival], steps: Sequence[int]
 ) -> tuple[dict[str, Losses], dict[str, dict[int, float]]]:
@@ -223,43 +204,6 @@ def progress_bar() -> Iterator[tuple[Callable[[str, int], None], Callable[[], No
         yield lambda what, total: progress.reset(bar, description=what, total=total), lambda: progress.advance(bar)
 
 
-def _joint(path: Path | None, saved: Checkpoint, meta: Method) -> Method | None:
-    """The unconditioned baseline: the one asked for, else the packaged one if it fits the data and the metric."""
-
-    def form(checkpoint: Checkpoint) -> tuple[int, int]:
-        return checkpoint.config.data.image_size, checkpoint.config.data.channels
-
-    metric = meta.problem.family.metric
-    if path is not None:
-        joint = load_checkpoint(path)
-        if form(joint) != form(saved):
-            raise UserError(
-                f"{path}: draws images of (size, channels) {form(joint)}, the checkpoint to evaluate {form(saved)}: "
-                "train the baseline on images of the same form"
-            )
-        method = method_of(joint)
-        if method.problem.family.metric != metric:
-            raise UserError(
-                f"{path}: is measured in {method.problem.family.metric}, the checkpoint to evaluate in {metric}, and "
-                "the two do not compare: train the baseline with the same generator.family and options"
-            )
-        return method
-    with resources.as_file(resources.files("launch") / "baselines" / "joint") as packaged:
-        joint = load_checkpoint(packaged)
-    if (joint.config.data.source, *form(joint)) != (saved.config.data.source, *form(saved)):
-        print("note: the packaged joint baseline was trained on other data: give yours with --joint", file=sys.stderr)
-        return None
-    method = method_of(joint)
-    if method.problem.family.metric != metric:
-        print(
-            f"note: the packaged joint baseline is of family '{joint.config.generator.family}' and measured in "
-            f"{method.problem.family.metric}, not {metric}: give yours with --joint",
-            file=sys.stderr,
-        )
-        return None
-    return method
-
-
 def write_json(target: Path, values: dict[str, Any]) -> None:
     """Write figures atomically; raises ``UserError`` if the file cannot be written."""
     write_text(target, json.dumps(values, indent=1), "--json")
@@ -276,6 +220,6 @@ def write_text(target: Path, text: str, option: str) -> None:
         raise UserError(f"{target}: cannot be written ({error.strerror}): choose another with {option}") from None
 
 
-def _home(checkpoint: Path) -> Path:
+def home_of(checkpoint: Path) -> Path:
     """Where results lie by default: the run folder, also when one of its checkpoints was named."""
     return checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint

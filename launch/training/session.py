@@ -8,7 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 
@@ -17,6 +17,7 @@ from launch.training.board import Board
 from launch.training.console import Console
 from launch.training.journal import Journal
 from metagen import checkpoint, quarantine, tasks, work
+from metagen.budget import fit
 from metagen.config import RunConfig
 from metagen.errors import UserError
 from metagen.guard import Diverged
@@ -25,6 +26,7 @@ from metagen.pool import Pool, SerialPool, available_cores, one_thread
 from metagen.precision import resolve
 from metagen.records import Quarantined, StepReport
 from metagen.store import Store, bring_newest
+from metagen.tasks.categories import with_found
 from metagen.tasks.imageset import ImageSet
 from metagen.train import train
 
@@ -62,8 +64,14 @@ def start(config: RunConfig, folder: Path, workers: Workers) -> None:
     images = tasks.load(config.data)
     _enough(config, images)
     with _pooling(workers) as make_pool:
-        config = resolve(config)
+        categories = with_found(config.categories, images, config.episode.shots, config.seed)
+        config = resolve(config.model_copy(update={"categories": categories}))
         parts = work.build(config, images)
+        config = fit(parts, workers.count)
+        if config.steps < parts.config.steps:
+            fits = f"{config.steps} of {parts.config.steps} steps fit into {parts.config.budget:g} s here"
+            print(f"note: {fits} (budget)", file=sys.stderr)
+        parts = replace(parts, config=config)
         layout = parts.problem.network.layout
         learner = Learner(config, layout, initial_state(parts.problem.network.initial, parts.policy, layout))
         run_folder.create(folder, config)
