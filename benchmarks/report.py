@@ -16,6 +16,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from launch.generators.tables import digits_of
+from metagen.quality import READINGS
+
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 PLACE = re.compile(
@@ -27,6 +30,7 @@ NAMES = {
     "finetune_oracle": "the same, Adam tuned on this data set",
     "joint": "joint, unconditioned, tuned Adam",
 }
+SAMPLED = {"meta": "metagen", "copycat": "copycat", "real": "other real images"}
 
 
 def result(name: str) -> dict[str, Any]:
@@ -121,6 +125,48 @@ def features() -> str:
     )
 
 
+def pretrained_recipe() -> str:
+    values = result("pretrained")
+    machine = values["environment"]
+    rows = {
+        "recipe": f"`metagen train {' '.join(values['preset_and_settings'])}`",
+        "seed": values["seed"],
+        "training": f"{values['steps']:,} of {values['steps_planned']:,} outer steps, {values['tasks_seen']:,} tasks "
+        f"of {values['classes_seen']} classes",
+        "time": f"{values['training_seconds'] / 3600:.1f} hours on {values['workers']} cores of an "
+        f"{machine['processor'].split(' (')[0]}, shared with other work; computed in {values['precision']}",
+        "size": f"{values['parameters']:,} parameters and {values['policy_parameters']:,} of the policy, "
+        f"{values['bytes'] / 1e6:.1f} MB",
+    }
+    return "| | |\n|---|---|\n" + "".join(f"| {name} | {text} |\n" for name, text in rows.items())
+
+
+def pretrained_metrics() -> str:
+    values = result("pretrained")
+    parts = []
+    for name, title in (("pictograms", "pictograms, test split"), ("omniglot", "Omniglot, evaluation alphabets")):
+        if found := values.get(name):
+            count, shots = len(found["classes"]), found["shots"]
+            parts.append(
+                f"{title}: {count} classes, {shots} images shown.\n\n{loss_table(found)}\n{sample_table(found)}"
+            )
+    return "\n".join(parts) + "\nFrom `benchmarks/results/pretrained.json`.\n"
+
+
+def sample_table(values: dict[str, Any]) -> str:
+    """Metrics of new images, with intervals."""
+    samples = values["samples"]
+    names = [SAMPLED.get(name, name) for name in samples["methods"]]
+    head = f"| {samples['images']} new images after {samples['steps']} steps | best | "
+    lines = [head + " | ".join(names) + " |", "|---|---|" + "---|" * len(names)]
+    for metric, reading in READINGS.items():
+        cells = [entry[metric] for entry in samples["methods"].values()]
+        d = digits_of(cells)
+        row = " | ".join(f"{c['mean']:.{d}f} ({c['low']:.{d}f}, {c['high']:.{d}f})" for c in cells)
+        lines.append(f"| {reading.title} | {reading.best} | {row} |")
+    return "\n".join(lines) + "\n"
+
+
 def launch_times() -> str:
     values = result("launch")
     machine = values["environment"]
@@ -140,6 +186,8 @@ FIGURES: dict[str, Callable[[], str]] = {
     "scaling": scaling,
     "second-order": second_order,
     "features": features,
+    "pretrained-recipe": pretrained_recipe,
+    "pretrained-metrics": pretrained_metrics,
     "launch-times": launch_times,
 }
 
@@ -155,7 +203,8 @@ def filled(text: str) -> str:
 
 def pages() -> list[Path]:
     """README and every page of the documentation that has a figure."""
-    found = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    card = ROOT / "launch" / "weights" / "pretrained" / "MODEL_CARD.md"
+    found = [ROOT / "README.md", card, *sorted((ROOT / "docs").rglob("*.md"))]
     return [path for path in found if PLACE.search(path.read_text())]
 
 
