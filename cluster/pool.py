@@ -68,10 +68,7 @@ class RayPool:
         self._images = ray.put(images)
         options = {"num_cpus": cpus, "num_gpus": gpus, "runtime_env": {"env_vars": _environment()}}
         values = config.model_dump(mode="json")
-        self._actors = [
-            Actor.options(**options).remote(f"actor-{i}", values)  # type: ignore[attr-defined]
-            for i in range(workers)
-        ]
+        self._actors = [self._begin(f"actor-{i}", values, options) for i in range(workers)]
         try:
             ray.get([actor.prepare.remote([self._images]) for actor in self._actors])
         except RayTaskError as error:
@@ -131,10 +128,18 @@ class RayPool:
         self._waiting.appendleft((item, published))
         self._resting[actor] = now + RETRY_SECONDS
 
+    def _begin(self, name: str, values: dict[str, Any], options: dict[str, Any]) -> Any:
+        """An actor for a run with the config ``values``."""
+        return Actor.options(**options).remote(name, values)  # type: ignore[attr-defined]
+
+    def _end(self, actor: Any) -> None:
+        """An actor is needed no more."""
+        ray.kill(actor)
+
     def close(self) -> None:
         """Stop the actors; results still on their way are dropped."""
         for actor in self._actors:
-            ray.kill(actor)
+            self._end(actor)
         self._actors, self._waiting, self._running = [], deque(), {}
 
 

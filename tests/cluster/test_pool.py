@@ -125,7 +125,7 @@ def test_a_users_mistake_found_when_an_actor_starts_is_one_line(
 
 def test_actors_have_one_thread_and_no_telemetry(pool: RayPool) -> None:
     """As their environment says before numpy and torch are loaded in them."""
-    inside = pool._actors[0].__ray_call__.remote(
+    inside = pool._actors[1].__ray_call__.remote(
         lambda actor: {
             "threads": __import__("torch").get_num_threads(),
             **{name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "RAY_USAGE_STATS_ENABLED")},
