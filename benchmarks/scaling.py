@@ -21,10 +21,11 @@ from environment import write
 from cluster.pool import RayPool, start_ray, stop_ray
 from launch.preset import load_config
 from metagen import tasks, work
-from metagen.learner import Learner, initial_state
+from metagen.learner import Learner
 from metagen.pool import Pool, SerialPool, one_thread
 from metagen.precision import resolve
 from metagen.records import StepReport
+from metagen.state import initial_state
 from metagen.train import train
 
 WARM = 5

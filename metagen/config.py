@@ -117,9 +117,15 @@ class RunConfig(Strict):
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Dtype of the network's passes; auto measures both on the device and takes the faster."""
     device: str = "cpu"
+    mode: Literal["sync", "async"] = "sync"
+    """sync: a step is made of its own pieces of work, at a version that the config says: every run is the same bit for
+    bit. async: of the first ``items`` pieces that come, each handed out at the newest version."""
     max_staleness: int = Field(0, ge=0, le=100)
-    """Outer steps that workers may be ahead of the learner: each step is estimated at the version so many steps
-    before its own, within its phase. 0 is synchronous: workers wait while the learner applies a step."""
+    """Outer steps that workers may be ahead of the learner, and the oldest result, in versions, that is applied. In
+    mode sync each step is estimated at the version so many steps before its own, within its phase; 0 makes workers
+    wait while the learner applies a step."""
+    age_power: float = Field(1.0, ge=0)
+    """In mode async a gradient of age ``a`` is weighted by ``(1 + a) ** -age_power``; 0 for no difference."""
     guard: GuardConfig = GuardConfig()
     pool: PoolConfig = PoolConfig()
     log: LogConfig = LogConfig()
@@ -180,7 +186,7 @@ class RunConfig(Strict):
         raise IndexError(f"step beyond the run's {self.steps}")
 
     def basis(self, step: int) -> int:
-        """The outer step whose version workers estimate ``step`` at."""
+        """The outer step whose version workers estimate ``step`` at in mode sync."""
         return step - min(self.max_staleness, self.phase_at(step)[1])
 
     def with_steps(self, steps: int) -> RunConfig:

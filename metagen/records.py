@@ -15,6 +15,10 @@ Vector = NDArray[np.float32] | NDArray[np.uint16]
 """A vector on its way: float32, or bf16 as its bits, which numpy has no type for."""
 
 
+Piece = tuple[int, int]
+"""(step, index) that a piece of work is planned as, and that its work_id is made from."""
+
+
 def packed(tensor: Tensor, dtype: torch.dtype) -> Vector:
     """``tensor [P]`` on its way: rounded to bf16 if that is ``dtype``, else float32."""
     tensor = tensor.detach().to("cpu")

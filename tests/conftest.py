@@ -24,9 +24,10 @@ from metagen.adapt import Problem
 from metagen.config import RunConfig, override
 from metagen.flat import FlatNetwork
 from metagen.generators import Condition, Draw
-from metagen.learner import Learner, MetaState, initial_state
+from metagen.learner import Learner
 from metagen.pool import Pool, SerialPool
 from metagen.records import StepReport
+from metagen.state import MetaState, initial_state
 from metagen.tasks import ImageSet
 from metagen.tasks.imageset import offsets_of
 from metagen.train import train

@@ -8,9 +8,9 @@ from types import TracebackType
 from torch.utils.tensorboard import SummaryWriter
 
 from metagen.evaluate import MIN_QUERIES, Bench, Method, choose_classes, drawn
-from metagen.learner import MetaState
 from metagen.picture import grid, pixels
 from metagen.records import StepReport, Verdict
+from metagen.state import MetaState
 from metagen.work import Parts
 
 CLASSES, SAMPLES = 6, 6

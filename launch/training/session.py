@@ -21,10 +21,11 @@ from metagen.budget import fit
 from metagen.config import RunConfig
 from metagen.errors import UserError
 from metagen.guard import Diverged
-from metagen.learner import Learner, initial_state
+from metagen.learner import Learner
 from metagen.pool import Pool, SerialPool, available_cores, one_thread
 from metagen.precision import resolve
 from metagen.records import Quarantined, StepReport
+from metagen.state import initial_state
 from metagen.store import Store, bring_newest
 from metagen.tasks.imageset import ImageSet
 from metagen.train import train
