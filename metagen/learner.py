@@ -97,7 +97,8 @@ class Learner:
         weights = np.array([r.tasks for r in accepted], dtype=np.float64)
         weights /= weights.sum()
         gradient, policy_gradient = torch.zeros(self.layout.size), torch.zeros(len(self.state.policy))
-        for result, weight in zip(accepted, self._damped(weights, accepted), strict=True):
+        shares, damping = self._damped(weights, accepted)
+        for result, weight in zip(accepted, shares, strict=True):
             slope, policy_slope = reported(result, len(gradient), len(policy_gradient))
             gradient.add_(slope, alpha=weight)
             policy_gradient.add_(policy_slope, alpha=weight)
@@ -107,10 +108,11 @@ class Learner:
             for name in sorted(names)
         }
         norm = float(gradient.norm())
+        level = norm / damping  # for the guard: what ages do to a norm is no sign of divergence
         watch = observe(
-            self.config.guard, self._watch(), metrics["loss"], norm, nonfinite=verdicts[Verdict.NONFINITE] > 0
+            self.config.guard, self._watch(), metrics["loss"], level, nonfinite=verdicts[Verdict.NONFINITE] > 0
         )
-        back = self._must_go_back(watch, metrics["loss"], norm, broken)
+        back = self._must_go_back(watch, metrics["loss"], level, broken)
         rate, learned = self._apply(gradient, policy_gradient, norm, judged, watch, back)
         metrics |= {f"policy/{name}": value for name, value in learned.items()}
         done = sum(r.tasks for r in accepted)
@@ -136,16 +138,17 @@ class Learner:
                 judged.broken.append(self._quarantined(result, held[result.version]))
         return judged
 
-    def _damped(self, weights: NDArray[np.float64], results: list[WorkResult]) -> list[float]:
-        """``weights`` of the results' gradients, in asynchronous runs times ``(1 + age) ** -age_power``.
+    def _damped(self, weights: NDArray[np.float64], results: list[WorkResult]) -> tuple[list[float], float]:
+        """``weights`` of the results' gradients, in mode async times ``(1 + age) ** -age_power``, and their mean factor.
 
         Polynomial staleness weights (Xie et al. 2019, FedAsync, arXiv:1903.03934, section 5.2). They are not
         normalised: a step of old results is a smaller one.
         """
-        if self.config.mode == "async":
-            ages = np.array([self.state.version - result.version for result in results])
-            weights = weights * (1.0 + ages) ** -self.config.age_power
-        return [float(weight) for weight in weights]
+        if self.config.mode == "sync":
+            return weights.tolist(), 1.0
+        ages = np.array([self.state.version - result.version for result in results])
+        damped = weights * (1.0 + ages) ** -self.config.age_power
+        return damped.tolist(), float(damped.sum())
 
     def _watch(self) -> Watch:
         first = self.config.phase_at(self.state.step)[1] == 0

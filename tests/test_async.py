@@ -155,7 +155,8 @@ def test_no_more_work_is_under_way_than_the_cap(tiny_config: Any, new_learner: A
 
     pool.submit = watched  # type: ignore[method-assign]
     list(train(learner, pool))
-    assert max(most) == 3 * 4  # the second phase has three pieces a step; its first hand-out is all there is room for
+    assert max(most) == 3 * 3  # all of the second phase, for which there is room
+    assert max(most[:-1]) == 2 * 4  # two pieces a step, and three steps ahead
 
 
 def test_the_learner_waits_for_a_straggler_rather_than_discard_it(tiny_config: Any, new_learner: Any) -> None:
@@ -184,7 +185,7 @@ def test_after_a_rollback_the_pieces_under_way_are_done_anew(tiny_config: Any, r
         "mode=async",
         "max_staleness=2",
         "phases=[{estimator: joint, steps: 30, items: 2, tasks: 1, outer: {warmup: 0}}]",
-        "guard={window: 4, patience: 2, every: 2, factor: 3, rollbacks: 5}",
+        "guard={window: 4, patience: 2, every: 2, rollbacks: 5}",
     )
 
     class Upset(Disorderly):
@@ -197,7 +198,7 @@ def test_after_a_rollback_the_pieces_under_way_are_done_anew(tiny_config: Any, r
             return result
 
     state, reports = run_to_end(config, lambda parts: Upset(parts, 3))
-    assert sum(report.rolled_back for report in reports) >= 1
+    assert 1 <= sum(report.rolled_back for report in reports) <= 2
     applied = _applied(reports)
     assert len(applied) == len(set(applied))
     assert set(applied) == _planned(config)
