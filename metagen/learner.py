@@ -139,7 +139,7 @@ class Learner:
         return judged
 
     def _damped(self, weights: NDArray[np.float64], results: list[WorkResult]) -> tuple[list[float], float]:
-        """``weights`` of the results' gradients, in mode async times ``(1 + age) ** -age_power``, and their mean factor.
+        """``weights`` of gradients, in mode async times ``(1 + age) ** -age_power``, and the mean of that factor.
 
         Polynomial staleness weights (Xie et al. 2019, FedAsync, arXiv:1903.03934, section 5.2). They are not
         normalised: a step of old results is a smaller one.

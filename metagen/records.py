@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -185,6 +186,10 @@ class StepReport:
     """Whether the step was undone: the run had diverged, and the state is that of an earlier step (``guard.py``)."""
     rollbacks: int = 0
     """Rollbacks so far."""
+    workers: int = 1
+    """Workers that there are."""
+    events: Mapping[str, int] = field(default_factory=dict)
+    """What befell them so far, counted by name (``cluster/pool.py``)."""
 
     @property
     def loss(self) -> float:

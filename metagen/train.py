@@ -47,7 +47,8 @@ def train(learner: Learner, pool: Pool) -> Iterator[StepReport]:
         busy: dict[str, float] = {}
         for result in mine:
             busy[result.worker] = busy.get(result.worker, 0.0) + result.seconds
-        adapt = sum(busy.values()) / pool.workers
+        # In mode async a piece may have taken longer than this step, whose share of it is what there was time for.
+        adapt = min(sum(busy.values()) / pool.workers, ended - started)
         # What the step took beyond its work; where the caller came back later than that was done, from then on.
         transfer = max(taken - max(asked, started + max(busy.values())), 0.0)
         yield StepReport(
@@ -71,5 +72,7 @@ def train(learner: Learner, pool: Pool) -> Iterator[StepReport]:
             quarantined=applied.quarantined,
             rolled_back=applied.rolled_back,
             rollbacks=learner.state.watch.rollbacks,
+            workers=pool.workers,
+            events=dict(pool.events),
         )
         started = ended

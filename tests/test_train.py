@@ -122,7 +122,7 @@ def test_a_lost_actor_changes_nothing_but_time(
         marker.unlink()
     on_ray, _ = run_to_end(config, _ray(workers))
     assert all(marker.exists() for marker in markers)
-    assert sum("an actor is gone" in record.message for record in caplog.records) >= deaths
+    assert sum("is lost with its actor" in record.message for record in caplog.records) >= deaths
     assert_same_state(on_ray, serial)
 
 

@@ -78,8 +78,9 @@ def test_a_place_where_no_token_can_be_kept_is_one_line(token: Path, monkeypatch
 
 START = """
 import ray
-from cluster.pool import start_ray
-start_ray(None, 1)
+from cluster.connect import start_ray
+from metagen.pool import Crew
+start_ray(None, [Crew(1, 1)])
 print(ray.get_runtime_context().gcs_address)
 print(ray.nodes()[0]["Alive"])
 import os, subprocess, sys
