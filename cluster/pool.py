@@ -61,6 +61,8 @@ class RayPool:
     - Actors that come later (``"joined"``) get work as soon as they can.
     """
 
+    roster: type[Roster] = Roster
+
     def __init__(
         self, config: RunConfig, images: ImageSet, workers: int | Sequence[Crew], in_flight: int | None = None
     ) -> None:
@@ -74,7 +76,7 @@ class RayPool:
         self._seconds: deque[float] = deque(maxlen=32)  # what pieces took of late
         self._published: _Published | None = None
         self._tended = 0.0
-        self._roster = Roster(config, images, crews)
+        self._roster = self.roster(config, images, crews)
 
     @property
     def workers(self) -> int:

@@ -123,8 +123,16 @@ class Roster:
         """Stop the actors."""
         for member in self.members:
             if member.handle is not None:
-                ray.kill(member.handle)
+                self._end(member.handle)
         self.members = []
+
+    def _begin(self, name: str, values: dict[str, Any], options: dict[str, Any]) -> Any:
+        """An actor for a run with the config ``values``."""
+        return Actor.options(**options).remote(name, values)  # type: ignore[attr-defined]
+
+    def _end(self, actor: Any) -> None:
+        """An actor is needed no more."""
+        ray.kill(actor)
 
     def _ready(self, crew: Crew) -> int:
         return sum(member.crew is crew for member in self.able)
@@ -139,9 +147,7 @@ class Roster:
         if crew.device is not None:
             config = config.model_copy(update={"device": crew.device})
         options = {"num_cpus": crew.cpus, "num_gpus": crew.gpus, "runtime_env": {"env_vars": _environment()}}
-        member.handle = Actor.options(**options).remote(  # type: ignore[attr-defined]
-            member.name, config.model_dump(mode="json")
-        )
+        member.handle = self._begin(member.name, config.model_dump(mode="json"), options)
         member.preparing = member.handle.prepare.remote([self._images])
 
     def _welcome(self, member: Member, reference: Any) -> None:

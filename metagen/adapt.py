@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from metagen.flat import FlatNetwork
 from metagen.generators.family import Condition, Draw, Family
 from metagen.policies.policy import Gradient, Policy, Run, Solver
+from metagen.tasks.categories import Sorter
 
 Noise = torch.Generator | Draw
 """The random numbers of losses, or the generator to draw them from."""
@@ -30,6 +31,8 @@ class Problem:
     """Which parameters the inner loop moves, bool ``[P]``; None for all."""
     proximal: float = 0.0
     """Weight ``lambda`` of ``lambda / 2 |phi - theta|^2`` in the inner loss, which ties adaptation to its start."""
+    sorter: Sorter | None = None
+    """Sorts tasks into categories, for policies to choose by; None for none."""
 
     def gradient(self, parameters: Tensor, condition: Condition, images: Tensor, noise: Noise) -> tuple[float, Tensor]:
         """Mean loss of ``images [B, C, H, W]`` and its gradient ``[P]`` at ``parameters [P]``."""
@@ -49,11 +52,11 @@ class Problem:
 
     def differentiable_gradient(
         self, parameters: Tensor, condition: Condition, images: Tensor, noise: Noise
-    ) -> tuple[float, Tensor]:
-        """As ``gradient``, with a gradient that is differentiable in ``parameters``, which must require grad."""
+    ) -> tuple[Tensor, Tensor]:
+        """As ``gradient``, with both differentiable in ``parameters``, which must require grad."""
         loss = self.differentiable_loss(parameters, condition, images, noise)
         (slope,) = torch.autograd.grad(loss, parameters, create_graph=True)
-        return float(loss.detach()), slope
+        return loss, slope
 
     def losses(self, module: nn.Module, condition: Condition, images: Tensor, noise: Noise) -> Tensor:
         """The losses ``[B]`` of ``images`` with a module as it is."""
@@ -94,11 +97,14 @@ class Inner:
     """Each support image with all the *others*."""
     start: Tensor
     """Where adaptation started ``[P]``: what the proximal term pulls back to."""
+    category: int | None
+    """The task's category, where tasks are sorted."""
 
     @staticmethod
     def of(problem: Problem, policy: Policy, start: Tensor, support: Tensor) -> Inner:
         """Adapt from ``start [P]`` to ``support [K, C, H, W]``."""
-        return Inner(problem, policy, Condition.leave_one_out(support), start)
+        category = problem.sorter.category(support) if problem.sorter else None
+        return Inner(problem, policy, Condition.leave_one_out(support), start, category)
 
     def step(
         self, run: Run, phi: Tensor, step: int, rng: torch.Generator, differentiable: bool = False
@@ -116,28 +122,32 @@ class Inner:
         rows = torch.randperm(count, generator=rng).tensor_split(2) if halves else (torch.arange(count),)
         looks = [self._gradient(phi, part, draw, differentiable) for part in rows]
         (loss, slope), *rest = looks
-        gradient = Gradient(slope, loss, self.condition.support)
+        gradient = Gradient(slope, loss, self.condition.support, category=self.category)
         if rest:
             [(other_loss, other)] = rest
             share = len(rows[1]) / count
             loss = (1 - share) * loss + share * other_loss
             mean = torch.lerp(slope, other, share)
-            gradient = Gradient(mean, loss, self.condition.support, (slope, other))
+            gradient = gradient._replace(mean=mean, loss=loss, halves=(slope, other))
         if problem.proximal:
             pull = self._masked(problem.proximal * (phi - self.start))
             gradient = gradient._replace(mean=gradient.mean + pull)
         after = policy.step(run, phi, gradient, step)
         if problem.adapted is not None:  # whatever the policy does, the rest stays as it was
             after = torch.where(problem.adapted, after, phi)
-        return after, loss
+        return after, float(gradient.loss.detach())
 
-    def _gradient(self, phi: Tensor, rows: Tensor, draw: Draw, differentiable: bool) -> tuple[float, Tensor]:
+    def _gradient(self, phi: Tensor, rows: Tensor, draw: Draw, differentiable: bool) -> tuple[Tensor, Tensor]:
         """Loss and gradient of some of the support images, each conditioned on all the others."""
         condition, problem = self.condition, self.problem
         images = condition.support[rows].repeat_interleave(problem.draws, dim=0)
         mine = {name: value.unflatten(0, (-1, problem.draws))[rows].flatten(0, 1) for name, value in draw.items()}
-        take = problem.differentiable_gradient if differentiable else problem.gradient
-        loss, slope = take(phi, Condition(condition.support, condition.members[rows]), images, mine)
+        seen = Condition(condition.support, condition.members[rows])
+        if differentiable:
+            loss, slope = problem.differentiable_gradient(phi, seen, images, mine)
+        else:
+            value, slope = problem.gradient(phi, seen, images, mine)
+            loss = slope.new_tensor(value)
         return loss, self._masked(slope)
 
     def _masked(self, slope: Tensor) -> Tensor:

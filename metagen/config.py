@@ -22,7 +22,7 @@ from metagen.outer import OuterConfig
 from metagen.registry import find, options_of
 from metagen.strict import Strict
 from metagen.tasks.augment import AugmentConfig
-from metagen.tasks.config import DataConfig
+from metagen.tasks.config import CategoriesConfig, DataConfig
 
 ALL = ("*",)
 """The pattern that names every parameter."""
@@ -70,6 +70,10 @@ class PhaseConfig(Strict):
     shift: float = Field(0.0, ge=0, le=1)
     """Share of episodes whose images are altered as one (inverted strokes, blur, scale...) to act as another
     data set: what an optimisation policy must meet in training to be of use under a shift."""
+    interpolate: float = Field(0.0, ge=0, le=1)
+    """Share of episodes that lie between two classes."""
+    balance: float = Field(0.0, ge=0, le=1)
+    """How far the categories of tasks are drawn alike: 0 draws classes alike, 1 categories."""
     augment: AugmentConfig = AugmentConfig()
     """Alterations of every image by itself."""
     outer: OuterConfig = OuterConfig()
@@ -101,7 +105,7 @@ class OtherCrewConfig(CrewConfig):
 
 
 class PoolConfig(CrewConfig):
-    """Who does the work, unless the command line says otherwise. Changes no result."""
+    """Who does the work, unless the command line says otherwise. Changes no result in mode sync."""
 
     kind: Literal["ray", "serial"] = "ray"
     others: tuple[OtherCrewConfig, ...] = ()
@@ -148,6 +152,7 @@ class RunConfig(Strict):
     name: str = "run"
     seed: int = Field(0, ge=0)
     data: DataConfig = DataConfig()
+    categories: CategoriesConfig = CategoriesConfig()
     episode: EpisodeConfig = EpisodeConfig()
     generator: GeneratorConfig = GeneratorConfig()
     policy: PolicyConfig = PolicyConfig()
@@ -186,6 +191,8 @@ class RunConfig(Strict):
         """Every name is known and every part takes its options, before any process starts."""
         if not self.phases:
             raise ValueError("phases: at least one is needed")
+        if any(phase.balance for phase in self.phases) and not self.categories.most:
+            raise ValueError("phases: balance needs categories: set categories.most, such as 6")
         try:
             family = self.family()
             policy = find("policy", self.policy.name, policies.REGISTRY)
@@ -259,7 +266,19 @@ class RunConfig(Strict):
         return hashlib.blake2b(json.dumps(values, sort_keys=True).encode(), digest_size=6).hexdigest()
 
     def to_yaml(self) -> str:
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+        return yaml.dump(self.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, width=100)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes lists of plain values on one line."""
+
+
+def _represent_list(dumper: yaml.SafeDumper, values: list[Any]) -> yaml.Node:
+    plain = not any(isinstance(value, (list, dict)) for value in values)
+    return dumper.represent_sequence("tag:yaml.org,2002:seq", values, flow_style=plain)
+
+
+_Dumper.add_representer(list, _represent_list)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

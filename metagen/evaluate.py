@@ -21,6 +21,7 @@ from metagen.generators import Condition
 from metagen.policies import Policy, Run
 from metagen.policies.fixed import Fixed, FixedOptions
 from metagen.seeding import numpy_generator, torch_generator
+from metagen.tasks.categories import Sorter
 from metagen.tasks.episodes import Episode, sample_episode
 from metagen.tasks.imageset import ImageSet
 from metagen.work import build_policy, build_problem
@@ -78,6 +79,10 @@ class Bench:
         name = self.images.classes[index]
         queries = min(MAX_QUERIES, len(self.images.class_images(index)) - self.shots)
         return sample_episode(self.images, index, self.shots, queries, torch_generator(self.seed, "test", name))
+
+    def categories(self, sorter: Sorter) -> list[int]:
+        """The category of each class's task, by the support set that is shown."""
+        return [sorter.category(self.episode(index).support) for index in self.classes]
 
     def losses(self, method: Method, steps: Sequence[int], tick: Callable[[], None]) -> Losses:
         """Mean scores of the queries after each of ``steps``: ``[classes, len(steps)]``, lower is better."""
@@ -151,6 +156,19 @@ def report(bench: Bench, losses: Mapping[str, Losses], steps: Sequence[int]) -> 
             entry["meta_minus_this"] = {str(k): interval((losses["meta"] - table)[:, i]) for i, k in enumerate(steps)}
         out[method] = entry
     return out
+
+
+def by_category(
+    losses: Mapping[str, Losses], categories: Sequence[int], steps: Sequence[int]
+) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
+    """``method -> category -> step -> mean, low, high``, for the classes' ``categories [classes]``."""
+    of = np.array(categories)
+    return {
+        method: {
+            str(c): {str(k): interval(table[of == c, i]) for i, k in enumerate(steps)} for c in sorted(set(categories))
+        }
+        for method, table in losses.items()
+    }
 
 
 def generate(method: Method, support: Tensor, steps: int, count: int, seed: int, name: str) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,7 +17,7 @@ from metagen.config import RunConfig
 from metagen.flat import Layout
 from metagen.guard import Diverged, Watch, anchor_due, new_phase, observe, rolled_back
 from metagen.outer import Moments, OuterConfig, adam, direction, no_moments
-from metagen.policies import Explorer
+from metagen.policies import Explorer, Improvement
 from metagen.probes import reported
 from metagen.records import (
     Experience,
@@ -45,6 +45,7 @@ class Applied:
     outcomes: tuple[Outcome, ...] = ()
     quarantined: tuple[Quarantined, ...] = ()
     rolled_back: bool = False
+    samples: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -114,9 +115,9 @@ class Learner:
         )
         back = self._must_go_back(watch, metrics["loss"], level, broken)
         rate, learned = self._apply(gradient, policy_gradient, norm, judged, watch, back)
-        metrics |= {f"policy/{name}": value for name, value in learned.items()}
+        metrics |= {f"policy/{name}": value for name, value in learned.metrics.items()}
         done = sum(r.tasks for r in accepted)
-        return Applied(metrics, dict(verdicts), rate, norm, done, tuple(judged.outcomes), broken, back)
+        return Applied(metrics, dict(verdicts), rate, norm, done, tuple(judged.outcomes), broken, back, learned.samples)
 
     def _judged(self, results: Iterable[WorkResult]) -> Judged:
         """All of ``results`` judged, in the order of their index."""
@@ -197,7 +198,7 @@ class Learner:
         judged: Judged,
         watch: Watch,
         back: bool,
-    ) -> tuple[float, dict[str, float]]:
+    ) -> tuple[float, Improvement]:
         """Step, or go ``back`` to the anchor; gives the learning rate and what the policy's update measured."""
         state, accepted = self.state, judged.accepted
         number, step = self.config.phase_at(state.step)
@@ -247,20 +248,20 @@ class Learner:
 
     def _policy_update(
         self, gradient: Tensor, experiences: list[Experience], outer: OuterConfig, share: float
-    ) -> tuple[Tensor, Moments, dict[str, float]]:
+    ) -> tuple[Tensor, Moments, Improvement]:
         """The policy's parameters ``[G]`` after the step, by Adam; from experiences in ``policy_epochs`` steps."""
-        vector, moments, metrics = self.state.policy, self.state.policy_moments, {}
+        vector, moments, improvement = self.state.policy, self.state.policy_moments, Improvement(gradient, {}, {})
         if not len(vector):
-            return vector, moments, {}
+            return vector, moments, improvement
         for _ in range(outer.policy_epochs if experiences else 1):
             slope = gradient
             if experiences:
                 assert isinstance(self.policy, Explorer)  # or whose choices were they?
                 improvement = self.policy.improve(vector, experiences)
-                slope, metrics = slope + improvement.gradient, improvement.metrics
+                slope = slope + improvement.gradient
             direction, moments = adam(slope, moments, 0.9, 0.99)
             vector = vector - share * outer.policy_learning_rate * direction
-        return vector, moments, metrics
+        return vector, moments, improvement
 
     def _mean(self, mean: Tensor, theta: Tensor, step: int) -> Tensor:
         if not self.config.ema:

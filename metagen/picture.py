@@ -64,6 +64,15 @@ def save_image(image: Tensor, path: Path) -> None:
     _enlarged(to_uint8(image[None])[0], 1).save(path)
 
 
+def thumbnail(image: np.ndarray, edge: int) -> Image.Image:
+    """An image, uint8 ``[C, H, W]``, as a picture of ``edge`` x ``edge``."""
+    return _picture(image).resize((edge, edge), Image.Resampling.BOX)
+
+
+def _picture(image: np.ndarray) -> Image.Image:
+    return Image.fromarray(image[0], "L") if len(image) == 1 else Image.fromarray(image.transpose(1, 2, 0), "RGB")
+
+
 def _enlarged(image: np.ndarray, scale: int) -> Image.Image:
-    picture = Image.fromarray(image[0], "L") if len(image) == 1 else Image.fromarray(image.transpose(1, 2, 0), "RGB")
+    picture = _picture(image)
     return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)

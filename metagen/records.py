@@ -190,6 +190,8 @@ class StepReport:
     """Workers that there are."""
     events: Mapping[str, int] = field(default_factory=dict)
     """What befell them so far, counted by name (``cluster/pool.py``)."""
+    samples: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """Of the policy's update, what is worth a histogram."""
 
     @property
     def loss(self) -> float:

@@ -74,5 +74,6 @@ def train(learner: Learner, pool: Pool) -> Iterator[StepReport]:
             rollbacks=learner.state.watch.rollbacks,
             workers=pool.workers,
             events=dict(pool.events),
+            samples=applied.samples,
         )
         started = ended

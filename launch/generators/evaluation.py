@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -25,6 +26,7 @@ from metagen.evaluate import (
     Bench,
     Losses,
     Method,
+    by_category,
     choose_classes,
     drawn,
     fine_tuned,
@@ -81,7 +83,7 @@ def run_evaluation(request: Request) -> None:
     if joint is not None:
         rivals.append(Rival("joint", joint, tuning))
     losses, sizes = _measure(bench, meta, rivals, request.steps)
-    picture = request.picture or _home(request.checkpoint) / "samples.png"
+    picture = request.picture or home_of(request.checkpoint) / "samples.png"
     values: dict[str, Any] = {
         "metagen": __version__,
         "checkpoint": str(request.checkpoint),
@@ -98,13 +100,18 @@ def run_evaluation(request: Request) -> None:
         "step_size_grid": list(STEP_SIZES),
         "methods": report(bench, losses, request.steps),
     }
+    if sorter := meta.problem.sorter:
+        of = bench.categories(sorter)
+        values["categories"] = dict(zip(values["classes"], of, strict=True))
+        for name, found in by_category(losses, of, request.steps).items():
+            values["methods"][name]["by_category"] = found
     for name, chosen in sizes.items():
         values["methods"][name]["step_size"] = {str(k): size for k, size in chosen.items()}
     spread = classes[:: max(1, len(classes) // ROWS)][:ROWS]
     adapted = min(10, max(request.steps))
     rows = drawn(meta, bench, spread, adapted, SAMPLES)
     write_picture(grid(rows, titles=("shown", f"generated after {adapted} steps")), picture, "--picture")
-    target = request.json_file or _home(request.checkpoint) / "evaluation.json"
+    target = request.json_file or home_of(request.checkpoint) / "evaluation.json"
     write_json(target, values)
     _print(values, images, len(classes))
     print(f"wrote {target} and {picture} in {time.monotonic() - started:.0f} s")
@@ -230,8 +237,24 @@ def _print(values: dict[str, Any], images: ImageSet, classes: int) -> None:
             marks = (f"{c['mean']:+.4f}\n{c['low']:+.4f} {c['high']:+.4f}" for c in cells)
             table.add_row(f"meta minus\n{name}", *marks, style="dim")
     console.print(table)
+    if "categories" in values:
+        console.print(_category_table(values))
 
 
-def _home(checkpoint: Path) -> Path:
+def _category_table(values: dict[str, Any]) -> Table:
+    """Mean losses of every method, a row for each category and method."""
+    table = Table(title="by category of task", title_justify="left")
+    for column in ("category", "classes", "method", *(f"{k} steps" for k in values["steps"])):
+        table.add_column(column, justify="left" if column == "method" else "right")
+    sizes = Counter(values["categories"].values())
+    for category in sorted(sizes):
+        for row, (name, entry) in enumerate(values["methods"].items()):
+            means = (f"{entry['by_category'][str(category)][str(k)]['mean']:.4f}" for k in values["steps"])
+            first = (str(category), str(sizes[category])) if row == 0 else ("", "")
+            table.add_row(*first, name, *means)
+    return table
+
+
+def home_of(checkpoint: Path) -> Path:
     """Where results lie by default: the run folder, also when one of its checkpoints was named."""
     return checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint

@@ -47,12 +47,21 @@ def remote(
 
 
 def _same(config: RunConfig, folder: Path) -> None:
-    """Raise ``UserError`` unless the run in ``folder`` is the one that ``config`` describes."""
+    """Raise ``UserError`` unless the run in ``folder`` is one of ``config``."""
     there = run_folder.read_config(folder)
-    if config.precision == "auto":  # what was measured when the run began holds
-        config = config.model_copy(update={"precision": there.precision})
-    if config.identity != there.identity:
+    if _settled(config, there).identity != there.identity:
         raise UserError(f"{folder} holds a run with another config: name another with --run, or submit that config")
+
+
+def _settled(config: RunConfig, began: RunConfig) -> RunConfig:
+    """``config`` with what is left to the machine and the images as it was settled when the run ``began``."""
+    if config.precision == "auto":
+        config = config.model_copy(update={"precision": began.precision})
+    if config.categories.most == began.categories.most and config.categories.found is None:
+        config = config.model_copy(update={"categories": began.categories})
+    if config.budget is not None and began.budget is None and len(config.phases) <= began.steps <= config.steps:
+        config = config.with_steps(began.steps)
+    return config
 
 
 if __name__ == "__main__":

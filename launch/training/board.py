@@ -45,7 +45,9 @@ class Board:
         add("outer/gradient_norm", report.gradient_norm, step)
         for name, value in report.metrics.items():
             if name != "loss":
-                add(f"inner/{name}", value, step)
+                add(name if name.startswith("policy/") else f"inner/{name}", value, step)
+        for name, numbers in report.samples.items():
+            self.writer.add_histogram(f"policy/{name}", np.array(numbers), step)
         for verdict in Verdict:
             add(f"results/{verdict}", state.counts.get(verdict, 0), step)
         add("results/rollbacks", report.rollbacks, step)

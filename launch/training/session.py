@@ -27,6 +27,7 @@ from metagen.precision import resolve
 from metagen.records import Quarantined, StepReport
 from metagen.state import initial_state
 from metagen.store import Store, bring_newest
+from metagen.tasks.categories import with_found
 from metagen.tasks.imageset import ImageSet
 from metagen.train import train
 
@@ -76,7 +77,9 @@ def start(config: RunConfig, folder: Path, workers: Workers) -> None:
     images = tasks.load(config.data)
     _enough(config, images)
     with _pooling(workers) as make_pool:
-        parts = work.build(resolve(config), images)
+        categories = with_found(config.categories, images, config.episode.shots, config.seed)
+        config = resolve(config.model_copy(update={"categories": categories}))
+        parts = work.build(config, images)
         config = fit(parts, workers.count)
         if config.steps < parts.config.steps:
             fits = f"{config.steps} of {parts.config.steps} steps fit into {parts.config.budget:g} s here"

@@ -13,16 +13,18 @@ from torch import Tensor
 from torch.distributions import Categorical, Normal
 
 from metagen.flat import Layers, Layout
+from metagen.policies import agreement
 from metagen.policies.mlp import hidden_layer, parts_of
 from metagen.policies.policy import Choice, Gradient, Improvement, Run
 from metagen.policies.ppo import PpoOptions, advantages, diagnostics, objective
 from metagen.policies.rules import RULES, known_rule, safe_root
-from metagen.policies.steps import AGREEMENT_DEVIATION
 from metagen.records import Experience
 from metagen.seeding import torch_generator
+from metagen.tasks.categories import one_hot
+from metagen.tasks.config import MOST_CATEGORIES
 from metagen.tasks.embedding import SIZE, embed
 
-FEATURES = 6 + SIZE
+FEATURES = 6 + SIZE + MOST_CATEGORIES
 ACTION = 4
 """Rule, log step size, logit of the momentum's decay, number of steps."""
 WITHOUT_MOMENTUM = "sgd"
@@ -76,8 +78,8 @@ class Stochastic:
 
     All heads, and a baseline ``V(f)``, are linear in hidden layers of their own over the features: log loss, log
     norm of the gradient, mean and spread over layers of its log RMS, agreement of two halves of the support set,
-    log shots, all at theta, and the embedding of the support set. Their number, and so that of the policy's
-    parameters, does not depend on the network that is adapted.
+    log shots, all at theta, the embedding of the support set, and which category it belongs to where tasks are
+    sorted. Their number, and so that of the policy's parameters, does not depend on the network that is adapted.
 
     Without a generator to draw with (``run.rng``) the choice is the mode: evaluation and ``metagen adapt`` are
     deterministic.
@@ -129,6 +131,7 @@ class Stochastic:
         name = self.rules[int(rule)]
         decay = () if name == WITHOUT_MOMENTUM else (1 / (1 + math.exp(-momentum)),)
         direction = RULES[name](*decay)(run.state, gradient.mean, step, run.layers)
+        run.took(name, parameters.new_tensor(size).expand(run.layers.count))
         return torch.sub(parameters, direction, alpha=math.exp(size))
 
     def hypergradient(self, run: Run, query: Sequence[tuple[int, Tensor]]) -> Tensor:
@@ -194,7 +197,7 @@ class Stochastic:
         found |= {f"rule/{rule}": share for rule, share in zip(self.rules, shares.tolist(), strict=True)}
         found["log10_step_size"] = float(actions[:, 1].mean()) / math.log(10)
         found["steps"] = sum(self.counts[int(count)] for count in actions[:, 3].tolist()) / len(actions)
-        return Improvement(slope, found)
+        return Improvement(slope, found, {"chosen_log10_step_size": tuple((actions[:, 1] / math.log(10)).tolist())})
 
     def cost(self, action: Sequence[float]) -> float:
         """``K / Kmax`` of the chosen number of steps."""
@@ -210,21 +213,21 @@ def features(layers: Layers, gradient: Gradient) -> Tensor:
     """What the choice may depend on: ``[F]``, float32 on the CPU, each within a few units of 0."""
     mean = gradient.mean.detach()
     rms = safe_root(layers.dot(mean, mean) / torch.tensor(layers.sizes).to(mean)).log10().clamp_min(-12.0)
-    agreement = mean.new_zeros(())
+    agreed, loss = mean.new_zeros(()), gradient.loss.detach().to(mean)
     if gradient.halves is not None:
         one, other = (half.detach() for half in gradient.halves)
-        agreement = (one @ other) / (safe_root(one @ one) * safe_root(other @ other)) / AGREEMENT_DEVIATION
+        agreed = (one @ other) / (safe_root(one @ one) * safe_root(other @ other)) / agreement.DEVIATION
     own = torch.stack(
         [
-            mean.new_tensor(math.copysign(math.log1p(abs(gradient.loss)), gradient.loss)),
+            loss.sign() * loss.abs().log1p(),
             safe_root(mean @ mean).log10().clamp_min(-12.0) / 2,
             rms.mean() / 4,
             rms.std(correction=0),
-            agreement.clamp(-3, 3),
+            agreed.clamp(-3, 3),
             mean.new_tensor(math.log(len(gradient.support)) / 2),
         ]
     )
-    return torch.cat([own.float().cpu(), embed(gradient.support).cpu()])
+    return torch.cat([own.float().cpu(), embed(gradient.support).cpu(), one_hot(gradient.category)])
 
 
 def _drawn(logits: Tensor, rng: torch.Generator | None) -> int:

@@ -239,11 +239,9 @@ def test_saved_weights_score_and_draw_alike(family: str, family_config: Any, new
 @pytest.mark.ray
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_run_on_ray_equals_the_serial_run_bit_for_bit(
-    family: str, ray_session: None, family_config: Any, run_to_end: Any, assert_same_state: Any
+    family: str, on_ray: Any, family_config: Any, run_to_end: Any, assert_same_state: Any
 ) -> None:
-    from cluster.pool import RayPool
-
     config = family_config(family, "phases.0.steps=2", "phases.1.steps=1")
     serial, _ = run_to_end(config)
-    on_ray, _ = run_to_end(config, lambda parts: RayPool(parts.config, parts.images, workers=2))
-    assert_same_state(on_ray, serial)
+    parallel, _ = run_to_end(config, on_ray(2))
+    assert_same_state(parallel, serial)

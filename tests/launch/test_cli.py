@@ -24,7 +24,8 @@ from metagen.evaluate import STEP_SIZES
 from metagen.tasks import ImageSet
 
 GROUPS = {
-    "tasks": ("list", "show"),
+    "policy": ("show",),
+    "tasks": ("categories", "list", "show"),
     "cluster": ("init", "validate", "up", "status", "ssh", "down", "cost"),
     "jobs": ("list", "logs", "stop"),
 }
@@ -335,6 +336,49 @@ def test_tasks_are_shown_as_a_contact_sheet(tiny_npz: Path, tmp_path: Path, meta
     with Image.open(out) as picture:
         assert picture.height > 3 * 64
         assert picture.width > 4 * 64
+
+
+def test_tasks_are_sorted_into_categories_with_a_table_and_a_map(tiny_npz: Path, tmp_path: Path, metagen: Any) -> None:
+    out = tmp_path / "map.png"
+    data = ("--data", tiny_npz, "--image-size", 16, "--shots", 3)
+    done = metagen("tasks", "categories", *data, "--most", 4, "--out", out)
+    assert done.code == 0, done.err
+    rows = re.findall(r"│\s+(\d)\s+│\s+(\d+)\s+│\s+(\d+)\s+│\s+(\d+)\s+│", done.out)
+    assert 2 <= len(rows) <= 4
+    assert [sum(int(row[i]) for row in rows) for i in (1, 2, 3)] == [8, 3, 3]
+    with Image.open(out) as picture:
+        assert picture.size == (1200, 900)
+    assert len(np.unique(np.asarray(Image.open(out)).reshape(-1, 3), axis=0)) > 100
+
+
+def test_a_run_with_categories_is_evaluated_by_them(tiny_yaml: Path, tmp_path: Path, metagen: Any) -> None:
+    run, steps = tmp_path / "run", ("--steps", 2)
+    sets = ("--set", "categories.most=3", "--set", "phases.0.balance=1")
+    done = metagen("train", tiny_yaml, "--pool", "serial", "--run-dir", run, *steps, *sets)
+    assert done.code == 0, done.err
+    done = metagen("evaluate", run, "--tasks", 3, "--steps", "0,1")
+    assert done.code == 0, done.err
+    assert "by category of task" in done.out
+    report = json.loads((run / "evaluation.json").read_text())
+    of = report["categories"]
+    assert set(of) == set(report["classes"])
+    for entry in report["methods"].values():
+        for k in ("0", "1"):
+            losses = entry["query_loss"][k]["per_class"]
+            for category, found in entry["by_category"].items():
+                mine = [loss for name, loss in losses.items() if of[name] == int(category)]
+                assert found[k]["mean"] == pytest.approx(np.mean(mine))
+    picture = tmp_path / "map.png"
+    data = load_checkpoint(run).config.data.path
+    done = metagen("tasks", "categories", "--checkpoint", run, "--data", data, "--out", picture)
+    assert done.code == 0, done.err
+    assert picture.is_file()
+
+
+def test_categories_of_a_run_without_any_are_one_line(trained: Path, metagen: Any) -> None:
+    done = metagen("tasks", "categories", "--checkpoint", trained)
+    assert done.code == 2
+    assert done.errors == [f"error: {trained}: trained without categories: leave --checkpoint out, or give another"]
 
 
 def test_without_a_command_the_help_is_shown(metagen: Any) -> None:
