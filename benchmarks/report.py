@@ -106,6 +106,21 @@ def second_order() -> str:
     )
 
 
+def features() -> str:
+    values = result("feature_classifier")
+    lines = ["| classes never seen | classes | `strokes` | `pyramid` |", "|---|---|---|---|"]
+    for name, found in values["unseen_classes"].items():
+        shares = (f"{found[kind]['share']:.1%}" for kind in ("strokes", "pyramid"))
+        lines.append(f"| {name} | {found['strokes']['classes']} | {' | '.join(shares)} |")
+    return (
+        f"It has {values['parameters']:,} parameters in {values['bytes'] / 1000:.0f} kB, was trained in "
+        f"{values['processor_seconds']:.0f} s of one core on {values['classes']} classes, and names the class of "
+        f"{values['held_out_accuracy']:.1%} of their images that it did not see. How often the mean of half of a "
+        "class's images is the nearest of all classes to an image of the other half "
+        "(`benchmarks/results/feature_classifier.json`):\n\n" + "\n".join(lines) + "\n"
+    )
+
+
 def launch_times() -> str:
     values = result("launch")
     machine = values["environment"]
@@ -124,6 +139,7 @@ FIGURES: dict[str, Callable[[], str]] = {
     "quickstart-table": results_table,
     "scaling": scaling,
     "second-order": second_order,
+    "features": features,
     "launch-times": launch_times,
 }
 
