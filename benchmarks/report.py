@@ -179,6 +179,37 @@ def launch_times() -> str:
     )
 
 
+def policy_table() -> str:
+    """Gains over the frozen generator, and differences to the fixed choices, on all three data sets together."""
+    if not (RESULTS / "policy.json").exists():
+        return "Not measured yet: `python benchmarks/policy.py` writes `benchmarks/results/policy.json`.\n"
+    values = result("policy")
+    domains, names = list(values["classes"]), {"single": "best single fixed choice", "oracle": "best fixed for each"}
+
+    def cell(entry: dict[str, float]) -> str:
+        return f"{1e4 * entry['mean']:+.1f} ({1e4 * entry['low']:+.1f}, {1e4 * entry['high']:+.1f})"
+
+    lines = [
+        "| policy | steps | " + " | ".join(domains) + " | all, minus the best single | all, minus the best for each |",
+        "|---|---|" + "---|" * (len(domains) + 2),
+    ]
+    for name, row in values["methods"].items():
+        for budget, gain in row["gain"].items():
+            cells = [f"{1e4 * gain[domain]['mean']:+.1f}" for domain in domains]
+            cells += [cell(row[key][budget]["all"]) for key in ("minus_single", "minus_oracle")]
+            lines.append(f"| {names.get(name, name)} | {budget} | " + " | ".join(cells) + " |")
+    for budget, against in values["methods"]["recipe"]["minus_oracle"].items():
+        cells = [cell(against[domain]) for domain in domains]
+        lines.append(f"| *recipe* minus *best fixed for each* | {budget} | " + " | ".join(cells) + " | | |")
+    counts = ", ".join(f"{count} of {name}" for name, count in values["classes"].items())
+    return (
+        f"Change of the query loss by adaptation, in units of 0.0001 (lower is better; {len(values['seeds'])} seeds; "
+        f"unseen classes: {counts}; differences with 95% intervals over classes; `benchmarks/results/policy.json`):\n\n"
+        + "\n".join(lines)
+        + "\n"
+    )
+
+
 FIGURES: dict[str, Callable[[], str]] = {
     "quickstart-time": quickstart_time,
     "results-table": results_table,
@@ -189,6 +220,7 @@ FIGURES: dict[str, Callable[[], str]] = {
     "pretrained-recipe": pretrained_recipe,
     "pretrained-metrics": pretrained_metrics,
     "launch-times": launch_times,
+    "policy-table": policy_table,
 }
 
 
