@@ -2,7 +2,7 @@
 
     python benchmarks/pretrained.py runs/standard [--omniglot omniglot28.npz] [--tasks 100]
 
-Exports the run's newest checkpoint (bf16) to launch/weights/pretrained, evaluates that on unseen classes of the packaged
+Exports the run's newest checkpoint (bf16) to launch/weights/pretrained, evaluates it on unseen classes of the packaged
 set and, with --omniglot, of Omniglot, as a user would, and writes results/pretrained.json with how the run was trained,
 which is read from its log. ``python benchmarks/report.py`` then fills the MODEL_CARD.md there.
 """
