@@ -25,9 +25,10 @@ from policy_arms import base_config
 from policy_domains import bench
 
 from metagen import tasks
+from metagen.bootstrap import interval
 from metagen.checkpoint import load_checkpoint
 from metagen.config import RunConfig, override
-from metagen.evaluate import Bench, Method, fine_tuned, interval, method_of, tune
+from metagen.evaluate import Bench, Method, fine_tuned, method_of, tune
 from metagen.pool import one_thread
 from metagen.tasks.config import DataConfig
 
