@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from metagen.evaluate import RESAMPLES
+from metagen.bootstrap import RESAMPLES
 from metagen.seeding import numpy_generator
 
 BUDGETS = (5, 10, 20)

@@ -164,6 +164,29 @@ def policy_table() -> str:
     )
 
 
+def transfer_table() -> str:
+    """The learned optimiser on generators that it was not trained for, beside Adam."""
+    if not (RESULTS / "policy_transfer.json").exists():
+        return "Not measured yet: `benchmarks/policy_transfer.py` writes `benchmarks/results/policy_transfer.json`.\n"
+    values = result("policy_transfer")
+    lines = ["| generator | data | method | 5 steps | 10 steps | 20 steps |", "|---|---|---|---|---|---|"]
+    for generator, sets in values["generators"].items():
+        for data, methods in sets.items():
+            for method, row in methods.items():
+                cells = []
+                for k in ("5", "10", "20"):
+                    mean, apart = row[k]["log_ratio"]["mean"], row[k]["learned_minus_this"]
+                    cells.append(f"{mean:+.2%}")
+                    if method != "learned optimiser":
+                        cells[-1] += f" ({apart['low']:+.2%}, {apart['high']:+.2%})"
+                lines.append(f"| {generator} | {data} | {method} | {' | '.join(cells)} |")
+    return (
+        f"Mean change of the log query loss by adaptation, {values['classes']} unseen classes (lower is better); in "
+        "brackets the 95% interval of the learned optimiser's minus this one's "
+        "(`benchmarks/results/policy_transfer.json`):\n\n" + "\n".join(lines) + "\n"
+    )
+
+
 FIGURES: dict[str, Callable[[], str]] = {
     "quickstart-time": quickstart_time,
     "results-table": results_table,
@@ -173,6 +196,7 @@ FIGURES: dict[str, Callable[[], str]] = {
     "features": features,
     "launch-times": launch_times,
     "policy-table": policy_table,
+    "policy-transfer": transfer_table,
 }
 
 
