@@ -106,6 +106,21 @@ def second_order() -> str:
     )
 
 
+def features() -> str:
+    values = result("feature_classifier")
+    lines = ["| classes never seen | classes | `strokes` | `pyramid` |", "|---|---|---|---|"]
+    for name, found in values["unseen_classes"].items():
+        shares = (f"{found[kind]['share']:.1%}" for kind in ("strokes", "pyramid"))
+        lines.append(f"| {name} | {found['strokes']['classes']} | {' | '.join(shares)} |")
+    return (
+        f"It has {values['parameters']:,} parameters in {values['bytes'] / 1000:.0f} kB, was trained in "
+        f"{values['processor_seconds']:.0f} s of one core on {values['classes']} classes, and names the class of "
+        f"{values['held_out_accuracy']:.1%} of their images that it did not see. How often the mean of half of a "
+        "class's images is the nearest of all classes to an image of the other half "
+        "(`benchmarks/results/feature_classifier.json`):\n\n" + "\n".join(lines) + "\n"
+    )
+
+
 def launch_times() -> str:
     values = result("launch")
     machine = values["environment"]
@@ -154,15 +169,46 @@ def bandwidth() -> str:
     )
 
 
+def policy_table() -> str:
+    """Gains over the frozen generator, and differences to the fixed choices, on all three data sets together."""
+    values = result("policy")
+    domains, names = list(values["classes"]), {"single": "best single fixed choice", "oracle": "best fixed for each"}
+
+    def cell(entry: dict[str, float]) -> str:
+        return f"{1e4 * entry['mean']:+.1f} ({1e4 * entry['low']:+.1f}, {1e4 * entry['high']:+.1f})"
+
+    lines = [
+        "| policy | steps | " + " | ".join(domains) + " | all, minus the best single | all, minus the best for each |",
+        "|---|---|" + "---|" * (len(domains) + 2),
+    ]
+    for name, row in values["methods"].items():
+        for budget, gain in row["gain"].items():
+            cells = [f"{1e4 * gain[domain]['mean']:+.1f}" for domain in domains]
+            cells += [cell(row[key][budget]["all"]) for key in ("minus_single", "minus_oracle")]
+            lines.append(f"| {names.get(name, name)} | {budget} | " + " | ".join(cells) + " |")
+    for budget, against in values["methods"]["recipe"]["minus_oracle"].items():
+        cells = [cell(against[domain]) for domain in domains]
+        lines.append(f"| *recipe* minus *best fixed for each* | {budget} | " + " | ".join(cells) + " | | |")
+    counts = ", ".join(f"{count} of {name}" for name, count in values["classes"].items())
+    return (
+        f"Change of the query loss by adaptation, in units of 0.0001 (lower is better; {len(values['seeds'])} seeds; "
+        f"unseen classes: {counts}; differences with 95% intervals over classes; `benchmarks/results/policy.json`):\n\n"
+        + "\n".join(lines)
+        + "\n"
+    )
+
+
 FIGURES: dict[str, Callable[[], str]] = {
     "quickstart-time": quickstart_time,
     "results-table": results_table,
     "quickstart-table": results_table,
     "scaling": scaling,
     "second-order": second_order,
+    "features": features,
     "launch-times": launch_times,
     "command-times": command_times,
     "bandwidth": bandwidth,
+    "policy-table": policy_table,
 }
 
 
@@ -170,7 +216,12 @@ def filled(text: str) -> str:
     """``text`` with every marked place written anew; raises ``KeyError`` for a name nobody writes."""
 
     def write(match: re.Match[str]) -> str:
-        return f"<!-- figure: {match['name']} -->\n{FIGURES[match['name']]()}<!-- end figure -->\n"
+        figure = FIGURES[match["name"]]
+        try:
+            body = figure()
+        except FileNotFoundError as error:
+            body = f"Not measured yet: no `benchmarks/results/{Path(error.filename).name}`.\n"
+        return f"<!-- figure: {match['name']} -->\n{body}<!-- end figure -->\n"
 
     return PLACE.sub(write, text)
 

@@ -16,6 +16,10 @@ Vector = NDArray[np.float32] | NDArray[np.uint16]
 """A vector on its way: float32, or bf16 as its bits, which numpy has no type for."""
 
 
+Piece = tuple[int, int]
+"""(step, index) that a piece of work is planned as, and that its work_id is made from."""
+
+
 def packed(tensor: Tensor, dtype: torch.dtype) -> Vector:
     """``tensor [P]`` on its way: rounded to bf16 if that is ``dtype``, else float32."""
     tensor = tensor.detach().to("cpu")
@@ -182,6 +186,10 @@ class StepReport:
     """Whether the step was undone: the run had diverged, and the state is that of an earlier step (``guard.py``)."""
     rollbacks: int = 0
     """Rollbacks so far."""
+    workers: int = 1
+    """Workers that there are."""
+    events: Mapping[str, int] = field(default_factory=dict)
+    """What befell them so far, counted by name (``cluster/pool.py``)."""
     samples: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     """Of the policy's update, what is worth a histogram."""
 

@@ -95,12 +95,14 @@ def initialised(family: Family, seed: int) -> nn.Module:
 
 def plan(config: RunConfig, step: int, version: int) -> list[WorkItem]:
     """The work of outer ``step``: names and seeds, no tensors."""
+    phase = config.phases[config.phase_at(step)[0]]
+    return [item(config, step, index, version) for index in range(phase.items)]
+
+
+def item(config: RunConfig, step: int, index: int, version: int) -> WorkItem:
+    """Piece ``index`` of outer ``step``, to be estimated at ``version``."""
     number, _ = config.phase_at(step)
-    phase = config.phases[number]
-    return [
-        WorkItem(config.identity, config.seed, number, step, index, version, phase.tasks)
-        for index in range(phase.items)
-    ]
+    return WorkItem(config.identity, config.seed, number, step, index, version, config.phases[number].tasks)
 
 
 def run(parts: Parts, item: WorkItem, snapshot: Snapshot, worker: str = "") -> WorkResult:

@@ -24,9 +24,10 @@ from metagen.adapt import Problem
 from metagen.config import RunConfig, override
 from metagen.flat import FlatNetwork
 from metagen.generators import Condition, Draw
-from metagen.learner import Learner, MetaState, initial_state
-from metagen.pool import Pool, SerialPool
+from metagen.learner import Learner
+from metagen.pool import Crew, Pool, SerialPool
 from metagen.records import StepReport
+from metagen.state import MetaState, initial_state
 from metagen.tasks import ImageSet
 from metagen.tasks.imageset import offsets_of
 from metagen.train import train
@@ -212,10 +213,11 @@ def on_ray(ray_session: None) -> Callable[..., Callable[[work.Parts], Pool]]:
     """``run_to_end(config, on_ray(2))``: a pool of Ray actors. They outlive it and take up the next test's run: one
     starts in seconds, most of which it spends importing torch, and begins anew in milliseconds."""
     from cluster.pool import RayPool
+    from cluster.roster import Roster
 
     idle: list[Any] = []
 
-    class Kept(RayPool):
+    class Kept(Roster):
         def _begin(self, name: str, values: dict[str, Any], options: dict[str, Any]) -> Any:
             if not idle:
                 return super()._begin(name, values, options)
@@ -226,8 +228,12 @@ def on_ray(ray_session: None) -> Callable[..., Callable[[work.Parts], Pool]]:
         def _end(self, actor: Any) -> None:
             idle.append(actor)
 
+    class KeepingPool(RayPool):
+        roster = Kept
+
     def make(workers: int, in_flight: int | None = None) -> Callable[[work.Parts], Pool]:
-        return lambda parts: Kept(parts.config, parts.images, workers, cpus=0.0, in_flight=in_flight)
+        crews = [Crew(workers, workers, cpus=0.0)]
+        return lambda parts: KeepingPool(parts.config, parts.images, crews, in_flight=in_flight)
 
     return make
 

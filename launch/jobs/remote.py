@@ -22,19 +22,16 @@ from metagen.errors import UserError
 @click.option("--run", required=True)
 @click.option("--storage", required=True)
 @click.option("--pool", type=click.Choice(["ray", "serial"]))
-@click.option("--actors", type=click.IntRange(min=1))
+@click.option("--actors")
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE")
 @click.argument("source", metavar="PRESET|FILE.yaml")
 def remote(
-    run: str, storage: str, pool: str | None, actors: int | None, assignments: tuple[str, ...], source: str
+    run: str, storage: str, pool: str | None, actors: str | None, assignments: tuple[str, ...], source: str
 ) -> None:
     """Begin or continue a run."""
     config = load_config(source, assignments, None, None)
-    kind = pool or config.pool.kind
-    if kind == "ray" and actors is None:
-        from cluster.nodes import cores
-
-        actors = config.pool.actors or max(1, int(cores() // max(config.pool.cpus, 1.0)))
+    if (pool or config.pool.kind) == "ray" and actors is None and config.pool.actors is None:
+        actors = "auto"  # as many as the cluster has room for, also when it grows
     workers = Workers.choose(config, pool, actors, None)
     bucket = Bucket(storage) if is_bucket(storage) else None
     folder = (Path(LOCAL).expanduser() if bucket else folder_of(storage)) / run

@@ -41,7 +41,13 @@ class AugmentConfig(Strict):
 
 def augmented(episode: Episode, config: AugmentConfig, rng: torch.Generator) -> Episode:
     """``episode`` with every support and query image altered by itself, each amount uniform up to the largest."""
-    images = torch.cat([episode.support, episode.query])
+    images = altered(torch.cat([episode.support, episode.query]), config, rng)
+    support, query = torch.split(images, [len(episode.support), len(episode.query)])
+    return replace(episode, support=support, query=query)
+
+
+def altered(images: Tensor, config: AugmentConfig, rng: torch.Generator) -> Tensor:
+    """``images [N, C, H, W]``, each altered by itself, each amount uniform up to the largest of ``config``."""
     N = len(images)
 
     def amounts(largest: float, *shape: int) -> Tensor:  # drawn even if 0: switching one changes no other
@@ -55,9 +61,7 @@ def augmented(episode: Episode, config: AugmentConfig, rng: torch.Generator) -> 
     grid = F.affine_grid(matrices, list(images.shape), align_corners=False)  # [N, H, W, 2], sides of length 2
     smooth = F.interpolate(field, size=images.shape[-2:], mode="bicubic", align_corners=True)
     images = resampled(images, grid + smooth.permute(0, 2, 3, 1))
-    images = thickened(images, amounts(config.stroke, 1, 1, 1))
-    support, query = torch.split(images, [len(episode.support), len(episode.query)])
-    return replace(episode, support=support, query=query)
+    return thickened(images, amounts(config.stroke, 1, 1, 1))
 
 
 def resampled(images: Tensor, grid: Tensor) -> Tensor:

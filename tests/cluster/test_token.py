@@ -79,8 +79,9 @@ def test_a_place_where_no_token_can_be_kept_is_one_line(token: Path, monkeypatch
 START = """
 import os, subprocess, sys
 import ray
-from cluster.pool import start_ray
-start_ray(None, 1)
+from cluster.connect import start_ray
+from metagen.pool import Crew
+start_ray(None, [Crew(1, 1)])
 ask = "import sys; from ray._raylet import GcsClient; GcsClient(address=sys.argv[1]).check_alive([], timeout=30)"
 for change in ({}, {"RAY_AUTH_TOKEN": "0" * 64}):
     command = [sys.executable, "-c", ask, ray.get_runtime_context().gcs_address]

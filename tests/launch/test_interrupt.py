@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from metagen.checkpoint import checkpoints, load_checkpoint
-from metagen.learner import MetaState
+from metagen.state import MetaState
 
 LONG = ["--set", "phases.0.steps=40", "--set", "phases.1.steps=10", "--set", "log.checkpoint_every=1"]
 """Enough steps that a signal sent after the first checkpoint comes long before the last."""
