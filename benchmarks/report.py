@@ -133,10 +133,44 @@ def launch_times() -> str:
     )
 
 
+COMMANDS = {
+    "help_seconds": "`metagen --help`",
+    "packaged_set_seconds": "loading the packaged image set",
+    "first_step_serial_seconds": "`metagen train quickstart --pool serial` to its first step",
+    "first_step_ray_seconds": "`metagen train quickstart` to its first step, Ray's start included",
+    "adapt_one_core_seconds": "`metagen adapt` on one core: 10 inner steps, 16 new images",
+}
+
+
+def command_times() -> str:
+    values = result("commands")
+    rows = "".join(f"| {title} | {values[name]['median']:.2f} s |\n" for name, title in COMMANDS.items())
+    machine = values["environment"]
+    return (
+        f"Medians of {len(values['help_seconds']['each'])}, on {machine['cores']} cores of an "
+        f"{machine['processor'].split(' (')[0]} (`benchmarks/results/commands.json`):\n\n"
+        f"| what | takes |\n|---|---|\n{rows}"
+    )
+
+
+def bandwidth() -> str:
+    values = result("bandwidth")
+    lines = ["| vectors | actors | link | results/s | the model's |", "|---|---|---|---|---|"]
+    for row in values["rows"]:
+        link = values["rate"].replace("mbit", " Mbit/s") if row["link"] == "bounded" else "unbounded"
+        size = f"{row['precision']}, {row['bytes'] / 1e6:.1f} MB"
+        lines.append(
+            f"| {size} | {row['actors']} | {link} | {row['results_per_second']:.2f} | {row['predicted']:.2f} |"
+        )
+    first = values["rows"][0]
+    return (
+        f"Actors that take {first['actor_seconds']:.2f} s a result, on {values['hosts'] - 1} hosts beside that of "
+        f"the learner (`benchmarks/results/bandwidth.json`):\n\n" + "\n".join(lines) + "\n"
+    )
+
+
 def policy_table() -> str:
     """Gains over the frozen generator, and differences to the fixed choices, on all three data sets together."""
-    if not (RESULTS / "policy.json").exists():
-        return "Not measured yet: `python benchmarks/policy.py` writes `benchmarks/results/policy.json`.\n"
     values = result("policy")
     domains, names = list(values["classes"]), {"single": "best single fixed choice", "oracle": "best fixed for each"}
 
@@ -195,6 +229,8 @@ FIGURES: dict[str, Callable[[], str]] = {
     "second-order": second_order,
     "features": features,
     "launch-times": launch_times,
+    "command-times": command_times,
+    "bandwidth": bandwidth,
     "policy-table": policy_table,
     "policy-transfer": transfer_table,
 }
@@ -204,7 +240,12 @@ def filled(text: str) -> str:
     """``text`` with every marked place written anew; raises ``KeyError`` for a name nobody writes."""
 
     def write(match: re.Match[str]) -> str:
-        return f"<!-- figure: {match['name']} -->\n{FIGURES[match['name']]()}<!-- end figure -->\n"
+        figure = FIGURES[match["name"]]
+        try:
+            body = figure()
+        except FileNotFoundError as error:
+            body = f"Not measured yet: no `benchmarks/results/{Path(error.filename).name}`.\n"
+        return f"<!-- figure: {match['name']} -->\n{body}<!-- end figure -->\n"
 
     return PLACE.sub(write, text)
 
