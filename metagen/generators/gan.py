@@ -19,7 +19,7 @@ from metagen.generators.gan_network import Players
 from metagen.generators.network import compute_dtype, context_of, pool, prepared, wide
 from metagen.metrics.energy import energy_score
 from metagen.strict import Strict
-from metagen.tasks.augment import AugmentConfig, altered, amounts
+from metagen.tasks.augment import AugmentConfig, altered_by, amounts
 
 SCORED = 8
 """Generated images that a score is taken over."""
@@ -124,7 +124,7 @@ class Gan(Family):
     def _shown(self, images: Tensor, draw: Draw) -> Tensor:
         """What the critic sees of ``images [B, C, H, W]``: the same draw alters real and generated ones alike."""
         images = _shifted(images, draw["shift"])
-        return altered(images, draw) if self.options.augment.on else images
+        return altered_by(images, draw) if self.options.augment.on else images
 
     def _generated(self, network: Players, condition: Condition, latent: Tensor) -> Tensor:
         """Images ``[B, S, C, H, W]`` of latents ``[B, S, Z]``."""

@@ -42,10 +42,14 @@ class AugmentConfig(Strict):
 
 def augmented(episode: Episode, config: AugmentConfig, rng: torch.Generator) -> Episode:
     """``episode`` with every support and query image altered by itself, each amount uniform up to the largest."""
-    images = torch.cat([episode.support, episode.query])
-    images = altered(images, amounts(len(images), config, rng))
+    images = altered(torch.cat([episode.support, episode.query]), config, rng)
     support, query = torch.split(images, [len(episode.support), len(episode.query)])
     return replace(episode, support=support, query=query)
+
+
+def altered(images: Tensor, config: AugmentConfig, rng: torch.Generator) -> Tensor:
+    """``images [N, C, H, W]``, each altered by itself, each amount uniform up to the largest of ``config``."""
+    return altered_by(images, amounts(len(images), config, rng))
 
 
 def amounts(count: int, config: AugmentConfig, rng: torch.Generator) -> dict[str, Tensor]:
@@ -63,7 +67,7 @@ def amounts(count: int, config: AugmentConfig, rng: torch.Generator) -> dict[str
     }
 
 
-def altered(images: Tensor, by: Mapping[str, Tensor]) -> Tensor:
+def altered_by(images: Tensor, by: Mapping[str, Tensor]) -> Tensor:
     """``images [N, C, H, W]``, altered by ``amounts``; differentiable in the images once."""
     zoom, lean, move, field, stroke = (by[name].to(images) for name in ("zoom", "lean", "move", "elastic", "stroke"))
     matrices = torch.stack(
