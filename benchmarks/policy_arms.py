@@ -10,8 +10,9 @@ from metagen import tasks, work
 from metagen.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from metagen.config import RunConfig
 from metagen.evaluate import Method, method_of
-from metagen.learner import Learner, initial_state
+from metagen.learner import Learner
 from metagen.pool import SerialPool
+from metagen.state import initial_state
 from metagen.tasks.categories import with_found
 from metagen.train import train
 
