@@ -43,6 +43,7 @@ ARMS: dict[str, tuple[str, ...]] = {
         "phases.0.outer.policy_learning_rate=0.03",
     ),
     "recipe at a higher rate": ("phases.0.outer.policy_learning_rate=0.03",),
+    "recipe all shifted at a higher rate": ("phases.0.shift=1.0", "phases.0.outer.policy_learning_rate=0.03"),
     "recipe without categories": ("categories.most=0",),
     "recipe with balance": ("phases.0.balance=1.0",),
     "recipe without shift": ("phases.0.shift=0.0",),
