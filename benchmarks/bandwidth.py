@@ -67,13 +67,15 @@ def config_of(preset: str, precision: str, seconds: float, items: int, steps: in
         "tasks": 1,
     }
     base = load_config(preset, [], None, None).model_dump(mode="json")
-    changes = {"precision": precision, "max_staleness": 1, "budget": None, "phases": [phase]}
+    pool = {**base["pool"], "backup": 0}  # what waits for the link is not done twice
+    changes = {"precision": precision, "max_staleness": 1, "budget": None, "phases": [phase], "pool": pool}
     return RunConfig.parse({**base, **changes})
 
 
 def measure(config: RunConfig, pool: Any, parts: Any) -> dict[str, float]:
     """Results a second after the warm steps, with what the actors and the learner took for each."""
-    from metagen.learner import Learner, initial_state
+    from metagen.learner import Learner
+    from metagen.state import initial_state
     from metagen.train import train
 
     layout = parts.problem.network.layout
@@ -97,15 +99,17 @@ def inside(options: argparse.Namespace) -> None:
     """On the head: measure every number of actors, in every precision; one line of JSON at the end."""
     import ray
 
-    from cluster.pool import RayPool, start_ray
+    from cluster.connect import start_ray
+    from cluster.pool import RayPool
+    from cluster.roster import Roster
     from metagen import tasks, work
-    from metagen.pool import SerialPool, one_thread
+    from metagen.pool import Crew, SerialPool, one_thread
 
     one_thread()
-    start_ray(options.address, 0)
+    start_ray(options.address, [])
     others = [node["NodeManagerAddress"] for node in ray.nodes() if node["NodeManagerAddress"] != options.head]
 
-    class Elsewhere(RayPool):
+    class Elsewhere(Roster):
         """Its actors are on the hosts beside the learner's, in turn."""
 
         def _begin(self, name: str, values: dict[str, Any], ray_options: dict[str, Any]) -> Any:
@@ -114,13 +118,16 @@ def inside(options: argparse.Namespace) -> None:
             variables["PYTHONPATH"] = f"{ROOT}:{ROOT / 'benchmarks'}"
             return super()._begin(name, values, {**ray_options, "resources": {f"node:{host}": 0.001}})
 
+    class Pool(RayPool):
+        roster = Elsewhere
+
     rows = []
     for precision in options.precisions:
         for actors in options.actors:
             items = 2 * max(options.actors)
             config = config_of(options.preset, precision, options.seconds, items, options.steps)
             parts = work.build(config, tasks.load(config.data))
-            found = measure(config, Elsewhere(config, parts.images, actors, cpus=0.0), parts)
+            found = measure(config, Pool(config, parts.images, [Crew(actors, actors, cpus=0.0)]), parts)
             if options.serial:
                 still = config_of(options.preset, precision, 0.0, items, options.steps)
                 found["learner_seconds"] = measure(still, SerialPool(work.build(still, parts.images)), parts)[
