@@ -19,7 +19,7 @@ from metagen.train import train
 PRESET = "policy"
 PPO = (
     "phases.0.estimator=ppo",
-    "phases.0.options={query_at: {5: 1, 10: 1, 20: 1}, rollouts: 4, meta_gradient: false}",
+    "phases.0.options={query_at: {5: 1, 10: 1, 20: 1}, rollouts: 2, meta_gradient: false}",
     "phases.0.outer.policy_epochs=4",
 )
 SIZES = "{adam: 5e-5, sgd: 0.03, momentum: 0.003, sign: 1e-5, muon: 1e-4}"
@@ -43,6 +43,7 @@ ARMS: dict[str, tuple[str, ...]] = {
         "phases.0.outer.policy_learning_rate=0.03",
     ),
     "recipe at a higher rate": ("phases.0.outer.policy_learning_rate=0.03",),
+    "recipe all shifted at a higher rate": ("phases.0.shift=1.0", "phases.0.outer.policy_learning_rate=0.03"),
     "recipe without categories": ("categories.most=0",),
     "recipe with balance": ("phases.0.balance=1.0",),
     "recipe without shift": ("phases.0.shift=0.0",),
