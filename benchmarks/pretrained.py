@@ -40,7 +40,7 @@ def training(run: Path) -> dict[str, Any]:
         "workers": started["workers"],
         "precision": started["precision"],
         "steps_planned": started["steps"],
-        "training_seconds": sum(steps.values()),
+        "training_hours": sum(steps.values()) / 3600,
     }
 
 
@@ -79,7 +79,7 @@ def main() -> None:
         "classes_seen": len(tasks.load(saved.config.data).members("train", shape.shots + shape.queries)),
         "parameters": layout.size,
         "policy_parameters": len(saved.state.policy),
-        "bytes": sum((FOLDER / name).stat().st_size for name in (WEIGHTS, MANIFEST)),
+        "megabytes": sum((FOLDER / name).stat().st_size for name in (WEIGHTS, MANIFEST)) / 1e6,
         **evaluated(options.tasks, options.omniglot),
     }
     print(f"wrote {FOLDER} and {write('pretrained', figures)}; now run python benchmarks/report.py")

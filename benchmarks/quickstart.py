@@ -37,14 +37,16 @@ def figures_of(run: Path, name: str) -> dict[str, Any]:
 
 
 def without_classes(values: dict[str, Any]) -> dict[str, Any]:
-    """An evaluation's figures without each class's, and without where its checkpoint lay."""
+    """An evaluation's figures without each class's and category's, and without where its checkpoint lay."""
     values.pop("checkpoint")
-    for method in values["methods"].values():
-        for entry in method["query_loss"].values():
-            entry.pop("per_class")
-    for method in values.get("samples", {"methods": {}})["methods"].values():
-        for entry in method.values():
-            entry.pop("per_class", None)
+    entries = [entry for method in values["methods"].values() for entry in method["query_loss"].values()]
+    entries += [
+        entry for method in values.get("samples", {"methods": {}})["methods"].values() for entry in method.values()
+    ]
+    for entry in entries:
+        entry.pop("per_class", None)
+        entry.pop("by_category", None)
+    values.pop("categories", None)
     return values
 
 

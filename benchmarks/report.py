@@ -9,34 +9,18 @@ written here, from nothing but the JSON. ``--check`` writes nothing and fails if
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from launch.generators.tables import digits_of
-from metagen.quality import READINGS
+import report_evidence as evidence
+from report_evidence import RESULTS, loss_table, result
 
 ROOT = Path(__file__).parent.parent
-RESULTS = ROOT / "benchmarks" / "results"
 PLACE = re.compile(
     r"<!-- figure: (?P<name>[a-z-]+) -->\n(?:(?P<body>(?:(?!<!-- figure:).)*?)<!-- end figure -->\n)?", re.DOTALL
 )
-NAMES = {
-    "meta": "metagen: learned policy",
-    "finetune": "the same weights, tuned Adam",
-    "finetune_oracle": "the same, Adam tuned on this data set",
-    "joint": "joint, unconditioned, tuned Adam",
-}
-SAMPLED = {"meta": "metagen", "copycat": "copycat", "real": "other real images"}
-
-
-def result(name: str) -> dict[str, Any]:
-    """One benchmark's figures."""
-    values: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
-    return values
 
 
 def quickstart_time() -> str:
@@ -47,22 +31,6 @@ def quickstart_time() -> str:
         f"{machine['cores']} cores of an {machine['processor'].split(' (')[0]} "
         f"(`benchmarks/results/quickstart.json`).\n"
     )
-
-
-def loss_table(values: dict[str, Any]) -> str:
-    """Query losses of all methods, with intervals."""
-    steps = values["steps"]
-    lines = ["| method | " + " | ".join(f"{k} steps" for k in steps) + " |", "|---|" + "---|" * len(steps)]
-    for method, entry in values["methods"].items():
-        cells = [entry["query_loss"][str(k)] for k in steps]
-        row = " | ".join(f"{c['mean']:.4f}" for c in cells)
-        lines.append(f"| {NAMES[method]} | {row} |")
-    for method, entry in values["methods"].items():
-        if "meta_minus_this" in entry:
-            cells = [entry["meta_minus_this"][str(k)] for k in steps]
-            row = " | ".join(f"{c['mean']:+.4f} ({c['low']:+.4f}, {c['high']:+.4f})" for c in cells)
-            lines.append(f"| metagen minus *{NAMES[method]}* | {row} |")
-    return "\n".join(lines) + "\n"
 
 
 def results_table() -> str:
@@ -108,63 +76,6 @@ def second_order() -> str:
         "Processor time and peak memory of the meta-gradient of one episode of the quickstart, in float32, one thread "
         "(`benchmarks/results/second_order.json`):\n\n" + "\n".join(lines) + "\n"
     )
-
-
-def features() -> str:
-    values = result("feature_classifier")
-    lines = ["| classes never seen | classes | `strokes` | `pyramid` |", "|---|---|---|---|"]
-    for name, found in values["unseen_classes"].items():
-        shares = (f"{found[kind]['share']:.1%}" for kind in ("strokes", "pyramid"))
-        lines.append(f"| {name} | {found['strokes']['classes']} | {' | '.join(shares)} |")
-    return (
-        f"It has {values['parameters']:,} parameters in {values['bytes'] / 1000:.0f} kB, was trained in "
-        f"{values['processor_seconds']:.0f} s of one core on {values['classes']} classes, and names the class of "
-        f"{values['held_out_accuracy']:.1%} of their images that it did not see. How often the mean of half of a "
-        "class's images is the nearest of all classes to an image of the other half "
-        "(`benchmarks/results/feature_classifier.json`):\n\n" + "\n".join(lines) + "\n"
-    )
-
-
-def pretrained_recipe() -> str:
-    values = result("pretrained")
-    machine = values["environment"]
-    rows = {
-        "recipe": f"`metagen train {' '.join(values['preset_and_settings'])}`",
-        "seed": values["seed"],
-        "training": f"{values['steps']:,} of {values['steps_planned']:,} outer steps, {values['tasks_seen']:,} tasks "
-        f"of {values['classes_seen']} classes",
-        "time": f"{values['training_seconds'] / 3600:.1f} hours on {values['workers']} cores of an "
-        f"{machine['processor'].split(' (')[0]}, shared with other work; computed in {values['precision']}",
-        "size": f"{values['parameters']:,} parameters and {values['policy_parameters']:,} of the policy, "
-        f"{values['bytes'] / 1e6:.1f} MB",
-    }
-    return "| | |\n|---|---|\n" + "".join(f"| {name} | {text} |\n" for name, text in rows.items())
-
-
-def pretrained_metrics() -> str:
-    values = result("pretrained")
-    parts = []
-    for name, title in (("pictograms", "pictograms, test split"), ("omniglot", "Omniglot, evaluation alphabets")):
-        if found := values.get(name):
-            count, shots = len(found["classes"]), found["shots"]
-            parts.append(
-                f"{title}: {count} classes, {shots} images shown.\n\n{loss_table(found)}\n{sample_table(found)}"
-            )
-    return "\n".join(parts) + "\nFrom `benchmarks/results/pretrained.json`.\n"
-
-
-def sample_table(values: dict[str, Any]) -> str:
-    """Metrics of new images, with intervals."""
-    samples = values["samples"]
-    names = [SAMPLED.get(name, name) for name in samples["methods"]]
-    head = f"| {samples['images']} new images after {samples['steps']} steps | best | "
-    lines = [head + " | ".join(names) + " |", "|---|---|" + "---|" * len(names)]
-    for metric, reading in READINGS.items():
-        cells = [entry[metric] for entry in samples["methods"].values()]
-        d = digits_of(cells)
-        row = " | ".join(f"{c['mean']:.{d}f} ({c['low']:.{d}f}, {c['high']:.{d}f})" for c in cells)
-        lines.append(f"| {reading.title} | {reading.best} | {row} |")
-    return "\n".join(lines) + "\n"
 
 
 def launch_times() -> str:
@@ -273,9 +184,12 @@ FIGURES: dict[str, Callable[[], str]] = {
     "quickstart-table": results_table,
     "scaling": scaling,
     "second-order": second_order,
-    "features": features,
-    "pretrained-recipe": pretrained_recipe,
-    "pretrained-metrics": pretrained_metrics,
+    "features": evidence.features,
+    "pretrained-recipe": evidence.pretrained_recipe,
+    "pretrained-metrics": evidence.pretrained_metrics,
+    "few-shot-verdicts": evidence.few_shot_verdicts,
+    "few-shot-training": evidence.few_shot_training,
+    "few-shot-tables": evidence.few_shot_tables,
     "launch-times": launch_times,
     "command-times": command_times,
     "bandwidth": bandwidth,

@@ -106,7 +106,11 @@ def _count(name: str, config: RunConfig) -> range:
 
 
 def _all(plan: Plan, jobs: Iterable[Callable[[], str]]) -> None:
-    """Do all jobs, each in a process; raises the first error, after those that run have ended."""
+    """Do all jobs, here or each in a process; raises the first error, after those that run have ended."""
+    if plan.workers == 1:
+        for job in jobs:
+            print(job(), flush=True)
+        return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(plan.workers, mp_context=context) as pool:
         futures = [pool.submit(job) for job in jobs]
@@ -207,7 +211,7 @@ def _measure(plan: Plan, seed: int, name: str, domain: str) -> str:
     if name in (*RIVALS_IN_TIME, "meta") and not path.exists():
         tuning = plan.bench(tuning_images, "valid", shots, plan.tuning_classes)
         size = tuned_sizes(contender, start, tuning, STEPS, best_within=True)[HORIZON]
-        found = curve(plan.bench(images, "test", shots, plan.curve_classes), contender.method(start, size))
+        found = curve(plan.bench(images, "test", shots, plan.curve_classes), contender.method(start, size), STEPS)
         _write(path, {"size": size, "losses": found.losses.tolist(), "seconds": found.seconds})
     sizes = json.loads(piece(plan, "losses", seed, name, domain, shots).read_text())["sizes"]
     method = contender.method(start, sizes[plan.steps.index(ADAPTED)])

@@ -43,9 +43,7 @@ def tables(values: dict[str, Any], domain: str) -> str:
     percent = values["interval_percent"]
     for shots, entry in found["losses"].items():
         count = entry["classes"]
-        parts.append(
-            f"Loss of images not shown, {shots} images shown of each of {count} classes ({percent}% intervals):\n"
-        )
+        parts.append(f"Loss of images not shown, {shots} shown of each of {count} classes ({percent}% intervals):\n")
         parts.append(losses(entry["methods"], values["steps"], names))
     parts.append(speed_up(values, domain))
     count = found["samples"]["classes"]
@@ -83,10 +81,10 @@ def verdict(values: dict[str, Any], domain: str) -> str:
     found, names = values["verdicts"][domain], values["contenders"]
 
     def those(keys: list[str]) -> str:
-        return f"not met: {', '.join(names[key] for key in keys)}" if keys else "met"
+        return f"not met: {'; '.join(names[key] for key in keys)}" if keys else "met"
 
     rows = [
-        [f"loss below every baseline after {k} steps", those(left)]
+        [f"loss below every baseline after {_steps(k)}", those(left)]
         for k, left in found["baselines_not_beaten_after_steps"].items()
     ]
     strongest = names[found["strongest_baseline"]]
@@ -105,6 +103,10 @@ def verdict(values: dict[str, Any], domain: str) -> str:
         ],
     ]
     return table(["to be reached", "outcome"], rows)
+
+
+def _steps(k: str) -> str:
+    return "1 step" if k == "1" else f"{k} steps"
 
 
 def picture(values: dict[str, Any]) -> Image.Image:

@@ -11,7 +11,7 @@ from launch.benchmarks.contenders import CONTENDERS
 from launch.benchmarks.environment import environment
 from launch.benchmarks.few_shot import ADAPTED, BENCH_SEED, FLOORS, RIVALS_IN_TIME, Plan, folder_of, piece
 from launch.benchmarks.models import MODELS, passes_of
-from launch.benchmarks.speedup import HORIZON, Curve, speed_up
+from launch.benchmarks.speedup import HORIZON, STEPS, Curve, speed_up
 from launch.training.log import LOG, events
 from metagen import tasks
 from metagen.bootstrap import LEVEL, Values, interval
@@ -95,7 +95,7 @@ def _speed_up(plan: Plan, domain: str, rival: str) -> list[dict[str, Any]]:
         values = _read(plan, "curve", seed, name, domain, plan.shots[0])
         return Curve(np.array(values["losses"]), values["seconds"])
 
-    return [speed_up(of("meta", seed), of(rival, seed)) for seed in range(plan.seeds)]
+    return [speed_up(of("meta", seed), of(rival, seed), STEPS) for seed in range(plan.seeds)]
 
 
 def _samples(plan: Plan, domain: str) -> dict[str, Any]:

@@ -18,9 +18,9 @@ from metagen.tasks.categories import with_found
 UNCONDITIONED = ("generator.architecture.set_conditioning=none", "policy={name: fixed}", "categories={most: 0}")
 FIGR = (
     "episode={shots: 2, queries: 2, draws: 1}",  # batches of 4
-    "policy={name: fixed, options: {rule: sgd, step_size: 1e-3}}",
+    "policy={name: fixed, options: {rule: sgd, step_size: 0.001}}",
 )
-FIGR_OUTER = "{optimizer: adam, learning_rate: 1e-4, warmup: 0, schedule: constant}"
+FIGR_OUTER = "{optimizer: adam, learning_rate: 0.0001, warmup: 0, schedule: constant}"
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """How many steps, and how much time, the meta-trained model needs for what a tuned baseline reaches at its best.
 
 ``S = k_baseline / k_meta``: for each class the step at which the baseline has its best loss within the horizon, over
-the first at which the meta-trained model is at least as good. A class that it never is as good on is censored: its ``S``
-is only known to be less than that of the whole horizon, and it counts as that.
+the first at which the meta-trained model is at least as good. A class that it never is as good on is censored: its
+``S`` is only known to be less than that of the whole horizon, and it counts as that.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Curve:
     """Of one inner step, mean over all of them; the time that the losses are taken in does not count."""
 
 
-def curve(bench: Bench, method: Method, steps: Sequence[int] = STEPS) -> Curve:
+def curve(bench: Bench, method: Method, steps: Sequence[int]) -> Curve:
     """Adapt to every class of ``bench`` for the whole horizon; as ``Bench.losses``, with a clock."""
     losses, spent = np.zeros((len(bench.classes), len(steps))), 0.0
     for row, index in enumerate(bench.classes):
@@ -48,7 +48,7 @@ def curve(bench: Bench, method: Method, steps: Sequence[int] = STEPS) -> Curve:
     return Curve(losses, spent / (len(bench.classes) * max(steps)))
 
 
-def speed_up(meta: Curve, baseline: Curve, steps: Sequence[int] = STEPS) -> dict[str, Any]:
+def speed_up(meta: Curve, baseline: Curve, steps: Sequence[int]) -> dict[str, Any]:
     """S over classes and of the mean curves, in steps and in time; at least one step counts for either."""
     pace = meta.seconds / baseline.seconds
     found = [_reach(m, b, steps) for m, b in zip(meta.losses, baseline.losses, strict=True)]

@@ -20,6 +20,7 @@ from launch.generators.page import Row, html_page
 from launch.generators.rivals import Rival, rivals_of
 from launch.generators.tables import print_tables
 from metagen import __version__, tasks
+from metagen.bootstrap import LEVEL
 from metagen.checkpoint import load_checkpoint
 from metagen.errors import UserError
 from metagen.evaluate import (
@@ -95,6 +96,7 @@ def run_evaluation(request: Request) -> None:
         "data": images.name,
         "split": request.split,
         "split_origin": images.split_origin,
+        "interval_percent": LEVEL,
         "shots": shots,
         "steps": list(request.steps),
         "seed": request.seed,
