@@ -33,6 +33,7 @@ GROUPS = {
     "tasks": ("categories", "list", "show"),
     "cluster": ("init", "validate", "up", "status", "ssh", "down", "cost"),
     "jobs": ("list", "logs", "stop"),
+    "benchmark": ("few-shot", "quickstart", "policy", "scaling", "inner-loop", "gan-stability", "cluster-start"),
 }
 ANSI_OR_BAR = re.compile(r"\x1b|[━╸╺█▏▎▍▌▋▊▉]|\r")
 
