@@ -1,7 +1,7 @@
 """The inner loop as other libraries have it, on metagen's own networks and losses: what inner_loop.py compares with.
 
-Every peer is written as its documentation shows, gets its data ready-made, and is given what makes it faster without
-changing what it computes: images in channels_last, fused Adam where PyTorch has it.
+Every peer is written as its documentation shows, and is given what makes it faster without changing what it computes:
+images in channels_last, fused Adam where PyTorch has it.
 """
 
 from __future__ import annotations

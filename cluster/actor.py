@@ -12,28 +12,28 @@ from metagen.pool import one_thread
 from metagen.records import Snapshot, Vector, WorkItem, WorkResult
 
 
-@ray.remote(max_restarts=-1, max_task_retries=0)
+@ray.remote(max_restarts=0, max_task_retries=0)
 class Actor:
-    """Adapts generators on sampled tasks and reports meta-gradients and policy updates."""
+    """Adapts generators on sampled tasks and reports meta-gradients and policy updates.
+
+    Ray neither restarts it nor tries its work again: ``cluster.roster`` puts a new one into its place, which is known
+    a second sooner, and other actors do its work meanwhile.
+    """
 
     def __init__(self, name: str, config: dict[str, Any]) -> None:
         one_thread()
-        self.name = name
-        self.config = config
+        self.name, self.config = name, config
         self.parts: work.Parts | None = None
 
     def prepare(self, images: list[Any]) -> str:
         """Build the parts, with the image set that the reference in ``images`` stands for; gives the name.
 
-        The reference comes with every call, in a list so that Ray hands it over as it is: an actor that was
-        restarted builds its parts anew from it.
+        In a call of its own: what goes wrong here comes to the driver as it is, from a constructor it would not.
         """
-        if self.parts is None:
-            self.parts = work.build(RunConfig.parse(self.config), ray.get(images[0]))
+        self.parts = work.build(RunConfig.parse(self.config), ray.get(images[0]))
         return self.name
 
-    def run(self, item: WorkItem, version: int, theta: Vector, policy: Vector, images: list[Any]) -> WorkResult:
+    def run(self, item: WorkItem, version: int, theta: Vector, policy: Vector) -> WorkResult:
         """Do one piece of work. ``theta`` is given by reference: it lies read-only in shared memory."""
-        self.prepare(images)
         assert self.parts is not None
         return work.run(self.parts, item, Snapshot(version, theta, policy), self.name)

@@ -23,13 +23,15 @@ COMMANDS = {
     "evaluate": ("launch.generators.evaluate:evaluate", "Measure a checkpoint on classes it has never seen."),
     "adapt": ("launch.generators.adapt:adapt", "Adapt to a handful of your images and make more of them."),
     "sample": ("launch.generators.adapt:sample", "Draw what a checkpoint makes of classes of its data set."),
+    "policy": ("launch.policies.commands:policy", "Look at what an optimisation policy has learned."),
     "cluster": ("launch.clusters.commands:cluster", "Start, watch and stop a Ray cluster anywhere."),
     "doctor": ("launch.clusters.doctor:doctor", "Look for what would keep a run from working."),
     "submit": ("launch.jobs.commands:submit", "Train on a cluster."),
     "jobs": ("launch.jobs.commands:jobs", "List, follow and stop the jobs of a cluster."),
     "fetch": ("launch.jobs.commands:fetch", "Bring a run home from a cluster."),
     "tensorboard": ("launch.jobs.commands:tensorboard", "TensorBoard of a run on a cluster."),
-    "tasks": ("launch.tasks.commands:tasks", "List and show the image sets that tasks are drawn from."),
+    "benchmark": ("launch.benchmarks.commands:benchmark", "Measure what metagen does, against what it must beat."),
+    "tasks": ("launch.tasks.commands:tasks", "List, show and sort the image sets that tasks are drawn from."),
 }
 
 

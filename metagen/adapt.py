@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from metagen.flat import FlatNetwork, Inputs
 from metagen.generators.family import Condition, Draw, Family
 from metagen.policies.policy import Gradient, Policy, Run, Solver
+from metagen.tasks.categories import Place, Sorter
 from metagen.tasks.episodes import Episode
 
 Noise = torch.Generator | Draw
@@ -55,6 +56,10 @@ class Problem:
     """Which parameters the inner loop moves, bool ``[P]``; None for all."""
     proximal: float = 0.0
     """Weight ``lambda`` of ``lambda / 2 |phi - theta|^2`` in the inner loss, which ties adaptation to its start."""
+    sorter: Sorter | None = None
+    """Sorts tasks into categories, for policies to choose by; None for none."""
+    exact: bool = True
+    """Second derivatives in float32, whatever dtype the network computes in."""
     together: int = 1
     """Tasks that the network computes at once: 1 is a loop over tasks, more a batch of networks (``paths.py``)."""
 
@@ -66,8 +71,6 @@ class Problem:
 
     def gradients(self, looks: Sequence[Look]) -> list[Slope]:
         """The ``gradient`` of each of ``looks``, in order; those alike in shape together, ``together`` at a time."""
-        if self.together == 1:
-            return [self.gradient(*look) for look in looks]
         alike: dict[object, list[int]] = defaultdict(list)
         for index, look in enumerate(looks):
             alike[look.images.shape, look.condition.support.shape, look.condition.members.shape].append(index)
@@ -75,7 +78,9 @@ class Problem:
         for indices in alike.values():
             for first in range(0, len(indices), self.together):
                 some = indices[first : first + self.together]
-                found.update(zip(some, self._at_once([looks[index] for index in some]), strict=True))
+                asked = [looks[index] for index in some]
+                slopes = [self.gradient(*asked[0])] if len(some) == 1 else self._at_once(asked)
+                found.update(zip(some, slopes, strict=True))
         return [found[index] for index in range(len(looks))]
 
     def _at_once(self, looks: Sequence[Look]) -> list[Slope]:
@@ -109,15 +114,17 @@ class Problem:
 
     def differentiable_loss(self, parameters: Tensor, condition: Condition, images: Tensor, noise: Noise) -> Tensor:
         """Mean loss of ``images``, differentiable in ``parameters`` twice (see ``FlatNetwork.call``)."""
-        return self.network.call(lambda module: self.losses(module, condition, images, noise).mean(), parameters)
+        return self.network.call(
+            lambda module: self.losses(module, condition, images, noise).mean(), parameters, self.exact
+        )
 
     def differentiable_gradient(
         self, parameters: Tensor, condition: Condition, images: Tensor, noise: Noise
-    ) -> tuple[float, Tensor]:
-        """As ``gradient``, with a gradient that is differentiable in ``parameters``, which must require grad."""
+    ) -> tuple[Tensor, Tensor]:
+        """As ``gradient``, with both differentiable in ``parameters``, which must require grad."""
         loss = self.differentiable_loss(parameters, condition, images, noise)
         (slope,) = torch.autograd.grad(loss, parameters, create_graph=True)
-        return float(loss.detach()), slope
+        return loss, slope
 
     def losses(self, module: nn.Module, condition: Condition, images: Tensor, noise: Noise) -> Tensor:
         """The losses ``[B]`` of ``images`` with a module as it is."""
@@ -158,11 +165,14 @@ class Inner:
     """Each support image with all the *others*."""
     start: Tensor
     """Where adaptation started ``[P]``: what the proximal term pulls back to."""
+    place: Place | None
+    """Where the task lies among those of training, where tasks are sorted."""
 
     @staticmethod
     def of(problem: Problem, policy: Policy, start: Tensor, support: Tensor) -> Inner:
         """Adapt from ``start [P]`` to ``support [K, C, H, W]``."""
-        return Inner(problem, policy, Condition.leave_one_out(support), start)
+        place = problem.sorter.place(support) if problem.sorter else None
+        return Inner(problem, policy, Condition.leave_one_out(support), start, place)
 
     def step(
         self, run: Run, phi: Tensor, step: int, rng: torch.Generator, differentiable: bool = False
@@ -181,8 +191,8 @@ class Inner:
         condition, draws, count = self.condition, self.problem.draws, len(self.condition.support)
         # Halves share one draw of noise, so that their mean is the gradient of the whole set.
         draw = self.problem.family.draw(count * draws, rng)
-        halves = self.policy.wants_halves(step) and count > 1
-        parts = torch.randperm(count, generator=rng).tensor_split(2) if halves else (torch.arange(count),)
+        if not (self.policy.wants_halves(step) and count > 1):
+            return [Look(phi, condition, condition.support.repeat_interleave(draws, dim=0), draw)]
 
         def look(rows: Tensor) -> Look:
             """Some of the support images, each conditioned on all the others."""
@@ -190,25 +200,31 @@ class Inner:
             mine = {name: value.unflatten(0, (-1, draws))[rows].flatten(0, 1) for name, value in draw.items()}
             return Look(phi, Condition(condition.support, condition.members[rows]), images, mine)
 
-        return [look(rows) for rows in parts]
+        return [look(rows) for rows in torch.randperm(count, generator=rng).tensor_split(2)]
 
-    def stepped(self, run: Run, phi: Tensor, step: int, found: Sequence[Slope]) -> tuple[Tensor, float]:
+    def stepped(
+        self, run: Run, phi: Tensor, step: int, found: Sequence[tuple[float | Tensor, Tensor]]
+    ) -> tuple[Tensor, float]:
         """As ``step``, with what its ``looks`` found."""
         problem, support = self.problem, self.condition.support
-        (loss, slope), *rest = [(value, self._masked(vector)) for value, vector in found]
-        gradient = Gradient(slope, loss, support)
+        (loss, slope), *rest = [
+            (torch.as_tensor(value, dtype=vector.dtype, device=vector.device), self._masked(vector))
+            for value, vector in found
+        ]
+        gradient = Gradient(slope, loss, support, place=self.place)
         if rest:
             [(other_loss, other)] = rest
             share = (len(support) // 2) / len(support)  # tensor_split makes the first half the larger
             loss = (1 - share) * loss + share * other_loss
-            gradient = Gradient(torch.lerp(slope, other, share), loss, support, (slope, other))
+            mean = torch.lerp(slope, other, share)
+            gradient = gradient._replace(mean=mean, loss=loss, halves=(slope, other))
         if problem.proximal:
             pull = self._masked(problem.proximal * (phi - self.start))
             gradient = gradient._replace(mean=gradient.mean + pull)
         after = self.policy.step(run, phi, gradient, step)
         if problem.adapted is not None:  # whatever the policy does, the rest stays as it was
             after = torch.where(problem.adapted, after, phi)
-        return after, loss
+        return after, float(gradient.loss.detach())
 
     def _masked(self, slope: Tensor) -> Tensor:
         return slope if self.problem.adapted is None else slope * self.problem.adapted

@@ -26,8 +26,8 @@ from metagen.config import RunConfig
 from metagen.errors import UserError
 from metagen.flat import Layout
 from metagen.guard import Watch
-from metagen.learner import MetaState
 from metagen.records import Snapshot, packed, unpacked
+from metagen.state import MetaState
 
 FORMAT = 1
 WEIGHTS, MANIFEST = "state.safetensors", "checkpoint.json"
@@ -97,6 +97,7 @@ def _publish(folder: Path, config: RunConfig, layout: Layout, state: MetaState, 
         "version": state.version,
         "tasks": state.tasks,
         "applied": [list(pair) for pair in state.applied],
+        "owed": [list(piece) for piece in state.owed],
         "counts": {str(verdict): count for verdict, count in state.counts.items()},
         "watch": asdict(state.watch),
         "phase": config.phase_at(max(state.step - 1, 0))[0],
@@ -240,6 +241,7 @@ def _state(manifest: dict[str, Any], tensors: dict[str, Tensor], config: RunConf
         step=manifest["step"],
         version=manifest["version"],
         applied=tuple((int(version), str(work_id)) for version, work_id in manifest["applied"]),
+        owed=tuple((int(step), int(index)) for step, index in manifest.get("owed", ())),
         counts=dict(manifest["counts"]),
         watch=_watch(manifest.get("watch", {})),
         anchor=group("anchor."),

@@ -22,7 +22,7 @@ from metagen.outer import OuterConfig
 from metagen.registry import find, options_of
 from metagen.strict import Strict
 from metagen.tasks.augment import AugmentConfig
-from metagen.tasks.config import DataConfig
+from metagen.tasks.config import CategoriesConfig, DataConfig
 
 ALL = ("*",)
 """The pattern that names every parameter."""
@@ -70,21 +70,68 @@ class PhaseConfig(Strict):
     shift: float = Field(0.0, ge=0, le=1)
     """Share of episodes whose images are altered as one (inverted strokes, blur, scale...) to act as another
     data set: what an optimisation policy must meet in training to be of use under a shift."""
+    interpolate: float = Field(0.0, ge=0, le=1)
+    """Share of episodes that lie between two classes."""
+    balance: float = Field(0.0, ge=0, le=1)
+    """How far the categories of tasks are drawn alike: 0 draws classes alike, 1 categories."""
     augment: AugmentConfig = AugmentConfig()
     """Alterations of every image by itself."""
     outer: OuterConfig = OuterConfig()
 
 
-class PoolConfig(Strict):
-    """Who does the work, unless the command line says otherwise. Changes no result."""
+class CrewConfig(Strict):
+    """Actors of one kind."""
 
-    kind: Literal["ray", "serial"] = "ray"
-    actors: int | None = Field(None, ge=1)
-    """Actors; None for one a core."""
+    actors: int | str | None = None
+    """How many: a number, a range such as ``2-8`` (begin with 2, grow to 8 as there is room), or ``auto`` (1 and more,
+    as many as the cluster has room for); None for one a core."""
     cpus: float = Field(1.0, ge=0)
     gpus: float = Field(0.0, ge=0)
     """Share of a GPU that an actor takes, such as 0.25 for four actors on one."""
+
+    @field_validator("actors")
+    @classmethod
+    def _actors(cls, actors: int | str | None) -> int | str | None:
+        if actors is not None:
+            actor_range(actors)
+        return actors
+
+
+class OtherCrewConfig(CrewConfig):
+    """Actors beside the others, of another kind."""
+
+    device: str | None = None
+    """What they compute on, such as ``cuda``; None for the run's device."""
+
+
+class PoolConfig(CrewConfig):
+    """Who does the work, unless the command line says otherwise. Changes no result in mode sync."""
+
+    kind: Literal["ray", "serial"] = "ray"
+    others: tuple[OtherCrewConfig, ...] = ()
+    """Further actors of another kind, such as some on GPUs beside many on CPUs. Devices round differently: a run of
+    mixed ones is not the same bit for bit."""
     address: str | None = None
+    in_flight: int | None = Field(None, ge=1, le=64)
+    """Pieces of work that an actor holds at most; None for 1, or 2 where workers may be ahead of the learner."""
+    backup: float = Field(3.0, ge=0)
+    """A piece that takes this many times as long as most is given to a free actor as well, and the first result counts;
+    0 for never."""
+    patience: float = Field(120.0, gt=0)
+    """Seconds without any actor after which a run gives up."""
+
+
+def actor_range(actors: int | str) -> tuple[int, int | None]:
+    """Least and most actors of a number, a range such as ``2-8``, or ``auto``; raises ``ValueError`` for others."""
+    if actors == "auto":
+        return 1, None
+    least, dash, most = str(actors).partition("-")
+    if least.isascii() and least.isdigit() and int(least) > 0 and (not dash or (most.isascii() and most.isdigit())):
+        if not dash:
+            return int(least), int(least)
+        if int(most) >= int(least):
+            return int(least), int(most)
+    raise ValueError(f"'{actors}' is no number of actors: give one such as 4, a range such as 2-8, or auto")
 
 
 class LogConfig(Strict):
@@ -105,21 +152,31 @@ class RunConfig(Strict):
     name: str = "run"
     seed: int = Field(0, ge=0)
     data: DataConfig = DataConfig()
+    categories: CategoriesConfig = CategoriesConfig()
     episode: EpisodeConfig = EpisodeConfig()
     generator: GeneratorConfig = GeneratorConfig()
     policy: PolicyConfig = PolicyConfig()
     phases: tuple[PhaseConfig, ...] = (PhaseConfig(),)
     ema: float = Field(0.0, ge=0, lt=1)
     """Decay of the running mean of theta that evaluation uses; 0 evaluates theta itself."""
+    budget: float | None = Field(None, gt=0)
+    """Seconds that training is to take at most: phases are scaled down at the start to what this machine manages in
+    that time (``budget.py``); None for all of their steps, whatever they take."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Dtype of the network's passes; auto measures both on the device and takes the faster."""
     together: PositiveInt | Literal["auto"] = "auto"
     """Tasks of a piece of work that the network computes at once, each with parameters of its own; auto measures
-    what is fastest on the device. Estimators that adapt tasks one by one (``paths.py``) are not affected."""
+    what is fastest on the device. For estimators that adapt tasks in step with each other: fomaml and reptile."""
     device: str = "cpu"
+    mode: Literal["sync", "async"] = "sync"
+    """sync: a step is made of its own pieces of work, at a version that the config says: every run is the same bit for
+    bit. async: of the first ``items`` pieces that come, each handed out at the newest version."""
     max_staleness: int = Field(0, ge=0, le=100)
-    """Outer steps that workers may be ahead of the learner: each step is estimated at the version so many steps
-    before its own, within its phase. 0 is synchronous: workers wait while the learner applies a step."""
+    """Outer steps that workers may be ahead of the learner, and the oldest result, in versions, that is applied. In
+    mode sync each step is estimated at the version so many steps before its own, within its phase; 0 makes workers
+    wait while the learner applies a step."""
+    age_power: float = Field(1.0, ge=0)
+    """In mode async a gradient of age ``a`` is weighted by ``(1 + a) ** -age_power``; 0 for no difference."""
     guard: GuardConfig = GuardConfig()
     pool: PoolConfig = PoolConfig()
     log: LogConfig = LogConfig()
@@ -137,6 +194,8 @@ class RunConfig(Strict):
         """Every name is known and every part takes its options, before any process starts."""
         if not self.phases:
             raise ValueError("phases: at least one is needed")
+        if any(phase.balance for phase in self.phases) and not self.categories.most:
+            raise ValueError("phases: balance needs categories: set categories.most, such as 6")
         try:
             family = self.family()
             policy = find("policy", self.policy.name, policies.REGISTRY)
@@ -180,11 +239,11 @@ class RunConfig(Strict):
         raise IndexError(f"step beyond the run's {self.steps}")
 
     def basis(self, step: int) -> int:
-        """The outer step whose version workers estimate ``step`` at."""
+        """The outer step whose version workers estimate ``step`` at in mode sync."""
         return step - min(self.max_staleness, self.phase_at(step)[1])
 
     def with_steps(self, steps: int) -> RunConfig:
-        """The same run in ``steps`` outer steps: every phase is scaled and keeps at least one step."""
+        """The same run in exactly ``steps`` outer steps: every phase is scaled and keeps at least one step."""
         if steps < len(self.phases):
             raise UserError(
                 f"steps: {steps} is too few for {len(self.phases)} phases: give at least {len(self.phases)}"
@@ -196,7 +255,7 @@ class RunConfig(Strict):
         for phase, count in zip(self.phases, counts, strict=True):
             outer = phase.outer.model_copy(update={"warmup": min(phase.outer.warmup, count // 10)})
             phases.append(phase.model_copy(update={"steps": count, "outer": outer}))
-        return self.model_copy(update={"phases": tuple(phases)})
+        return self.model_copy(update={"phases": tuple(phases), "budget": None})
 
     @property
     def dtype(self) -> torch.dtype:
@@ -210,7 +269,19 @@ class RunConfig(Strict):
         return hashlib.blake2b(json.dumps(values, sort_keys=True).encode(), digest_size=6).hexdigest()
 
     def to_yaml(self) -> str:
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+        return yaml.dump(self.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, width=100)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes lists of plain values on one line."""
+
+
+def _represent_list(dumper: yaml.SafeDumper, values: list[Any]) -> yaml.Node:
+    plain = not any(isinstance(value, (list, dict)) for value in values)
+    return dumper.represent_sequence("tag:yaml.org,2002:seq", values, flow_style=plain)
+
+
+_Dumper.add_representer(list, _represent_list)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

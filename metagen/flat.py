@@ -11,7 +11,7 @@ import difflib
 import fnmatch
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import torch
@@ -79,24 +79,12 @@ class Layout:
             if len(shape) == 4
         ]
 
-    def others(self) -> Tensor:
-        """Indices of all parameters that are not in a convolution kernel."""
-        return _others(self)
-
 
 def _shaped(part: Tensor, shape: tuple[int, ...]) -> Tensor:
     if len(shape) == 4:
         out, inputs, height, width = shape
         return part.view(out, height, width, inputs).permute(0, 3, 1, 2)
     return part.view(shape)
-
-
-@cache
-def _others(layout: Layout) -> Tensor:
-    inside = torch.ones(layout.size, dtype=torch.bool)
-    for start, rows, columns in layout.kernels():
-        inside[start : start + rows * columns] = False
-    return inside.nonzero()[:, 0]
 
 
 def layout_of(module: nn.Module) -> Layout:
@@ -191,15 +179,15 @@ class FlatNetwork:
         slopes, losses = torch.vmap(torch.func.grad_and_value(loss))(parameters.to(self.dtype), inputs)
         return losses, slopes.to(parameters.dtype)
 
-    def call(self, function: Callable[[nn.Module], Tensor], parameters: Tensor) -> Tensor:
+    def call(self, function: Callable[[nn.Module], Tensor], parameters: Tensor, exact: bool = True) -> Tensor:
         """``function(module)`` with ``parameters [P]`` in place of the module's own, differentiable in them twice.
 
-        Computes in float32 where the network's dtype is bf16: a second derivative is a difference of first ones,
-        and bf16 has too few digits for that. Attention takes the plain formula: fused kernels have no second
-        derivative.
+        ``exact``: in float32 where the network's dtype is bf16, whose few digits a rule may blow up. Attention takes
+        the plain formula: fused kernels have no second derivative.
         """
+        dtype = torch.promote_types(self.dtype, torch.float32) if exact else self.dtype
         with sdpa_kernel(SDPBackend.MATH):
-            return self._called(function, parameters.to(self.dtype))
+            return self._called(function, parameters.to(dtype))
 
     def _called(self, function: Callable[[nn.Module], Tensor], parameters: Tensor) -> Tensor:
         views = {f"module.{name}": view for name, view in self.layout.unflatten(parameters).items()}

@@ -64,20 +64,16 @@ def _muon(config: OuterConfig, layout: Layout, gradient: Tensor, moments: Moment
 
     Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/. Rows of a kernel's matrix are outputs: a step
     of spectral norm sqrt(rows / columns) changes activations by as much in every layer (Bernstein & Newhouse
-    2024, arXiv:2409.20325).
+    2024, arXiv:2409.20325). Both share the first moment; Adam's pass over the kernels too costs less than picking
+    the rest out.
     """
-    others = layout.others()
-    part = {"first": moments["first"][others], "second": moments["second"][others], "count": moments["count"]}
-    stepped, part = adam(gradient[others], part, config.momentum, config.beta2)
-    first = torch.lerp(moments["first"], gradient, 1 - config.momentum)
-    second = moments["second"].clone()
-    first[others], second[others] = part["first"], part["second"]
-    towards = torch.lerp(gradient, first, config.momentum)
+    towards, moments = adam(gradient, moments, config.momentum, config.beta2)
+    towards.mul_(config.adam_ratio)
     for start, rows, columns in layout.kernels():
         kernel = slice(start, start + rows * columns)
-        towards[kernel] = max(1.0, rows / columns) ** 0.5 * orthogonalise(towards[kernel].view(rows, columns)).flatten()
-    towards[others] = stepped.mul_(config.adam_ratio)
-    return towards, {"first": first, "second": second, "count": part["count"]}
+        ahead = torch.lerp(gradient[kernel], moments["first"][kernel], config.momentum).view(rows, columns)
+        towards[kernel] = orthogonalise(ahead).flatten().mul_(max(1.0, rows / columns) ** 0.5)
+    return towards, moments
 
 
 def adam(gradient: Tensor, moments: Moments, beta1: float, beta2: float) -> tuple[Tensor, Moments]:
@@ -97,24 +93,35 @@ def no_moments(size: int) -> Moments:
     return {"first": torch.zeros(size), "second": torch.zeros(size), "count": torch.zeros(())}
 
 
-def orthogonalise(matrix: Tensor, iterations: int = 5) -> Tensor:
+QUINTICS = (
+    (8.3837, -24.7659, 18.3571),
+    (4.0434, -3.0114, 0.5695),
+    (3.5056, -2.6267, 0.5257),
+    (2.4901, -1.8343, 0.4368),
+)
+"""Odd polynomials ``a s + b s^3 + c s^5``, each the nearest to 1 on the interval that those before it leave of
+[0.003, 1]; together they bring it into [0.8, 1.2] (Amsel et al. 2025, arXiv:2505.16932)."""
+
+
+def orthogonalise(matrix: Tensor) -> Tensor:
     """The nearest orthogonal matrix, roughly: ``U V^T`` of ``matrix = U S V^T``, singular values near 1.
 
-    Muon's quintic Newton-Schulz iteration ``X <- (a + b X X^T + c (X X^T)^2) X``. Each iteration multiplies X by
-    a polynomial ``q`` of its Gram matrix from the left, so only the small Gram matrix and the product of the
-    ``q`` are iterated, and X is read twice. That takes float32: squared singular values need twice the digits.
+    Newton-Schulz iteration ``X <- (a + b X X^T + c (X X^T)^2) X``, with other coefficients at each step. Each
+    multiplies X by a polynomial ``q`` of its Gram matrix from the left, so only the small Gram matrix and the product
+    of the ``q`` are iterated, and X is read twice. That takes float32: squared singular values need twice the digits.
     """
-    a, b, c = 3.4445, -4.7750, 2.0315
     tall = matrix.shape[0] > matrix.shape[1]
     x = matrix.T if tall else matrix
-    x = x / (x.norm() + 1e-7)
     gram, product = x @ x.T, None
-    for iteration in range(iterations):
+    # The Schatten 4-norm of X: no smaller than its largest singular value, and nearer to it than the Frobenius norm.
+    scale = gram.norm().sqrt() + 1e-7
+    gram = gram / scale.square()
+    for step, (a, b, c) in enumerate(QUINTICS, 1):
         q = torch.addmm(gram, gram, gram, beta=b, alpha=c)
         q.diagonal().add_(a)
         product = q if product is None else q @ product
-        if iteration + 1 < iterations:
+        if step < len(QUINTICS):
             gram = q @ gram @ q
     assert product is not None
-    x = product @ x
+    x = (product / scale) @ x
     return x.T if tall else x

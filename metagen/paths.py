@@ -37,7 +37,7 @@ def choose(config: RunConfig) -> int:
     It is measured once for a network on a kind of device, and remembered in ``$XDG_CACHE_HOME/metagen/paths.json``
     (by default ``~/.cache``), so that runs of one config on one machine take one path.
     """
-    most = max((phase.tasks for phase in config.phases if _adapts(phase.estimator)), default=1)
+    most = max((phase.tasks for phase in config.phases if _together(phase.estimator)), default=1)
     counts = sorted({min(count, most) for count in CANDIDATES})
     if counts == [1]:
         return 1
@@ -75,8 +75,9 @@ def _seconds(problem: Problem, config: RunConfig, count: int) -> float:
     return timed(lambda: problem.gradients(looks), device) / count
 
 
-def _adapts(estimator: str) -> bool:
-    return bool(find("estimator", estimator, algorithms.REGISTRY).needs.gradient_steps)
+def _together(estimator: str) -> bool:
+    """Whether an estimator adapts the tasks of an item in step with each other."""
+    return bool(getattr(find("estimator", estimator, algorithms.REGISTRY), "together", False))
 
 
 def _key(config: RunConfig, counts: list[int]) -> str:

@@ -61,9 +61,23 @@ def pixels(image: Image.Image) -> np.ndarray:
 
 def save_image(image: Tensor, path: Path) -> None:
     """One image ``[C, H, W]`` in [-1, 1] as a file at its own size."""
-    _enlarged(to_uint8(image[None])[0], 1).save(path)
+    picture_of(image).save(path)
+
+
+def picture_of(image: Tensor) -> Image.Image:
+    """One image ``[C, H, W]`` in [-1, 1] at its own size."""
+    return _picture(to_uint8(image[None])[0])
+
+
+def thumbnail(image: np.ndarray, edge: int) -> Image.Image:
+    """An image, uint8 ``[C, H, W]``, as a picture of ``edge`` x ``edge``."""
+    return _picture(image).resize((edge, edge), Image.Resampling.BOX)
+
+
+def _picture(image: np.ndarray) -> Image.Image:
+    return Image.fromarray(image[0], "L") if len(image) == 1 else Image.fromarray(image.transpose(1, 2, 0), "RGB")
 
 
 def _enlarged(image: np.ndarray, scale: int) -> Image.Image:
-    picture = Image.fromarray(image[0], "L") if len(image) == 1 else Image.fromarray(image.transpose(1, 2, 0), "RGB")
+    picture = _picture(image)
     return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)

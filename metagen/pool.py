@@ -5,7 +5,8 @@ from __future__ import annotations
 import ctypes
 import os
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -14,10 +15,32 @@ from metagen import work
 from metagen.records import Snapshot, WorkItem, WorkResult
 
 
+@dataclass(frozen=True)
+class Crew:
+    """Actors of one kind: how many, and what each of them takes."""
+
+    least: int
+    """Actors that the run begins with."""
+    most: int | None
+    """Actors that it may grow to; None for as many as there is room for."""
+    cpus: float = 1.0
+    gpus: float = 0.0
+    device: str | None = None
+    """What they compute on; None for the run's device."""
+
+
 class Pool(Protocol):
     """Workers that turn items into results."""
 
-    workers: int
+    @property
+    def workers(self) -> int:
+        """Workers that there are now."""
+        ...
+
+    @property
+    def events(self) -> Mapping[str, int]:
+        """What befell the workers so far, counted by name (``cluster/pool.py`` has the names)."""
+        ...
 
     def submit(self, items: Sequence[WorkItem], snapshot: Snapshot) -> None:
         """Give the workers ``items`` to work on with ``snapshot``, behind what they already have."""
@@ -39,6 +62,7 @@ class SerialPool:
 
     def __init__(self, parts: work.Parts) -> None:
         self.parts = parts
+        self.events: dict[str, int] = {}
         self._waiting: deque[tuple[WorkItem, Snapshot]] = deque()
 
     def submit(self, items: Sequence[WorkItem], snapshot: Snapshot) -> None:

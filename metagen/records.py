@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -13,6 +14,10 @@ from torch import Tensor
 
 Vector = NDArray[np.float32] | NDArray[np.uint16]
 """A vector on its way: float32, or bf16 as its bits, which numpy has no type for."""
+
+
+Piece = tuple[int, int]
+"""(step, index) that a piece of work is planned as, and that its work_id is made from."""
 
 
 def packed(tensor: Tensor, dtype: torch.dtype) -> Vector:
@@ -28,6 +33,13 @@ def unpacked(vector: Vector) -> Tensor:
     if vector.dtype == np.uint16:
         return torch.tensor(vector).view(torch.bfloat16).float()
     return torch.tensor(vector)
+
+
+def finite(vector: Vector) -> bool:
+    """Whether a vector on its way holds neither NaN nor infinity."""
+    if vector.dtype == np.uint16:  # of bf16: all bits of the exponent set
+        return bool((np.bitwise_and(vector.view(np.uint16), 0x7F80) != 0x7F80).all())
+    return bool(np.isfinite(vector).all())
 
 
 @dataclass(frozen=True)
@@ -174,6 +186,12 @@ class StepReport:
     """Whether the step was undone: the run had diverged, and the state is that of an earlier step (``guard.py``)."""
     rollbacks: int = 0
     """Rollbacks so far."""
+    workers: int = 1
+    """Workers that there are."""
+    events: Mapping[str, int] = field(default_factory=dict)
+    """What befell them so far, counted by name (``cluster/pool.py``)."""
+    samples: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """Of the policy's update, what is worth a histogram."""
 
     @property
     def loss(self) -> float:

@@ -11,7 +11,7 @@ from torch import nn
 from metagen import algorithms, policies
 from metagen.adapt import Problem
 from metagen.algorithms import Estimator
-from metagen.config import ALL, RunConfig
+from metagen.config import ALL, PhaseConfig, RunConfig
 from metagen.errors import UserError
 from metagen.flat import FlatNetwork
 from metagen.generators import Family
@@ -19,10 +19,9 @@ from metagen.policies import Policy
 from metagen.records import Snapshot, WorkItem, WorkResult, packed, unpacked
 from metagen.registry import find, options_of
 from metagen.seeding import seed_for, torch_generator
-from metagen.tasks.augment import augmented
-from metagen.tasks.episodes import sample_classes, sample_episode
+from metagen.tasks.categories import Sorter
+from metagen.tasks.drawing import Drawing, class_weights
 from metagen.tasks.imageset import ImageSet
-from metagen.tasks.shift import shifted
 
 
 @dataclass(frozen=True)
@@ -35,15 +34,28 @@ class Parts:
     policy: Policy
     estimators: tuple[Estimator, ...]
     """One a phase."""
+    drawings: tuple[Drawing, ...]
+    """One a phase: how it draws its episodes."""
 
 
 def build(config: RunConfig, images: ImageSet) -> Parts:
-    """Build what ``config`` names. The precision must have been resolved (see ``precision.py``)."""
+    """Build what ``config`` names. What depends on the device and the data must have been written into it:
+    the precision (``precision.py``) and the categories (``tasks/categories.py``)."""
+    if config.categories.most and not config.categories.found:
+        raise ValueError("categories.found: empty; call with_found first")
     estimators = []
     for phase in config.phases:
         entry = find("estimator", phase.estimator, algorithms.REGISTRY)
         estimators.append(entry(options_of("estimator", entry, phase.options)))
-    return Parts(config, images, build_problem(config), build_policy(config), tuple(estimators))
+    problem = build_problem(config)
+    drawings = [_drawing(config, phase, images, problem.sorter) for phase in config.phases]
+    return Parts(config, images, problem, build_policy(config), tuple(estimators), tuple(drawings))
+
+
+def _drawing(config: RunConfig, phase: PhaseConfig, images: ImageSet, sorter: Sorter | None) -> Drawing:
+    shots, queries = config.episode.shots, config.episode.queries
+    weights = class_weights(images, sorter, phase.balance, shots + queries)
+    return Drawing(images, shots, queries, phase.interpolate, phase.shift, phase.augment, weights)
 
 
 def build_policy(config: RunConfig) -> Policy:
@@ -59,8 +71,11 @@ def build_problem(config: RunConfig) -> Problem:
     network = FlatNetwork(initialised(family, config.seed), device_of(config), config.dtype)
     patterns = config.policy.adapt
     adapted = None if patterns == ALL else network.layout.subset(patterns).to(network.device)
+    found = config.categories.found
+    sorter = Sorter(found) if found else None
     together = 1 if config.together == "auto" else config.together
-    return Problem(family, network, config.episode.draws, adapted, config.policy.proximal, together)
+    draws, proximal = config.episode.draws, config.policy.proximal
+    return Problem(family, network, draws, adapted, proximal, sorter, together=together)
 
 
 def device_of(config: RunConfig) -> torch.device:
@@ -82,32 +97,22 @@ def initialised(family: Family, seed: int) -> nn.Module:
 
 def plan(config: RunConfig, step: int, version: int) -> list[WorkItem]:
     """The work of outer ``step``: names and seeds, no tensors."""
+    phase = config.phases[config.phase_at(step)[0]]
+    return [item(config, step, index, version) for index in range(phase.items)]
+
+
+def item(config: RunConfig, step: int, index: int, version: int) -> WorkItem:
+    """Piece ``index`` of outer ``step``, to be estimated at ``version``."""
     number, _ = config.phase_at(step)
-    phase = config.phases[number]
-    return [
-        WorkItem(config.identity, config.seed, number, step, index, version, phase.tasks)
-        for index in range(phase.items)
-    ]
+    return WorkItem(config.identity, config.seed, number, step, index, version, config.phases[number].tasks)
 
 
 def run(parts: Parts, item: WorkItem, snapshot: Snapshot, worker: str = "") -> WorkResult:
     """Sample the item's episodes, estimate, report. Depends on the item and the snapshot alone."""
     start = time.perf_counter()
-    phase, shape, device = parts.config.phases[item.phase], parts.config.episode, parts.problem.network.device
-    rng = torch_generator(item.seed, "classes", item.step, item.index)
-    classes = sample_classes(parts.images, "train", item.tasks, shape.shots + shape.queries, rng)
-    episodes, noises = [], []
-    for slot, index in enumerate(classes):
-        episode_rng = torch_generator(item.seed, "episode", item.step, item.index, slot)
-        episode = sample_episode(parts.images, index, shape.shots, shape.queries, episode_rng)
-        if phase.shift and float(torch.rand((), generator=episode_rng)) < phase.shift:
-            episode = shifted(episode, episode_rng)
-        if phase.augment.on:
-            episode = augmented(
-                episode, phase.augment, torch_generator(item.seed, "augment", item.step, item.index, slot)
-            )
-        episodes.append(episode)
-        noises.append(torch_generator(item.seed, "noise", item.step, item.index, slot))
+    device = parts.problem.network.device
+    episodes = parts.drawings[item.phase].episodes(item)
+    noises = [torch_generator(item.seed, "noise", item.step, item.index, slot) for slot in range(len(episodes))]
     theta, vector = unpacked(snapshot.theta).to(device), unpacked(snapshot.policy).to(device)
     estimate = parts.estimators[item.phase].estimate(parts.problem, theta, parts.policy, vector, episodes, noises)
     return WorkResult(

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from metagen.adapt import Problem, adapt
 from metagen.generators import Condition
-from metagen.policies import REGISTRY, Run
+from metagen.policies import REGISTRY, Policy, Run
+from metagen.policies.alfa import Alfa, AlfaOptions
 from metagen.policies.fixed import Fixed, FixedOptions
 from metagen.policies.rules import RULES
 from metagen.policies.steps import LearnedSteps, LearnedStepsOptions
@@ -26,13 +27,17 @@ def _learned(rule: str, **options: Any) -> LearnedSteps:
     return LearnedSteps(LearnedStepsOptions(rule=rule, step_size=0.02, horizon=3, **options))
 
 
-def _some_vector(policy: LearnedSteps, problem: Problem) -> Tensor:
+def _alfa(rule: str) -> Alfa:
+    return Alfa(AlfaOptions(rule=rule, step_size=0.02, horizon=2, hidden=1))
+
+
+def _some_vector(policy: Policy, problem: Problem) -> Tensor:
     """A vector away from where training starts, in float64."""
     start = policy.initial(problem.network.layout).double()
     return start + 0.3 * torch.randn(len(start), generator=torch_generator("vector"), dtype=torch.float64)
 
 
-def _query_loss(problem: Problem, policy: LearnedSteps, vector: Tensor, query_at: dict[int, float]) -> float:
+def _query_loss(problem: Problem, policy: Policy, vector: Tensor, query_at: dict[int, float]) -> float:
     """``sum_k w_k L_Q(phi_k)`` in float64."""
     run = Run(vector, problem.network.layers)
     condition, query = Condition.of_tasks(_images(SHOTS, "support")[None]), _images(6, "query")
@@ -45,7 +50,7 @@ def _query_loss(problem: Problem, policy: LearnedSteps, vector: Tensor, query_at
     return total
 
 
-def _hypergradient(problem: Problem, policy: LearnedSteps, vector: Tensor, query_at: dict[int, float]) -> Tensor:
+def _hypergradient(problem: Problem, policy: Policy, vector: Tensor, query_at: dict[int, float]) -> Tensor:
     run = Run(vector, problem.network.layers, traced=True)
     condition, query = Condition.of_tasks(_images(SHOTS, "support")[None]), _images(6, "query")
     slopes = []
@@ -58,7 +63,7 @@ def _hypergradient(problem: Problem, policy: LearnedSteps, vector: Tensor, query
 
 
 def _assert_is_finite_difference(
-    problem: Problem, policy: LearnedSteps, query_at: dict[int, float], tolerance: float
+    problem: Problem, policy: Policy, query_at: dict[int, float], tolerance: float
 ) -> None:
     vector = _some_vector(policy, problem)
     estimate = _hypergradient(problem, policy, vector, query_at).double()
@@ -87,6 +92,13 @@ def test_the_hypergradient_is_exact_where_gradients_do_not_depend_on_earlier_ste
 @pytest.mark.parametrize("rule", sorted(RULES))
 def test_the_hypergradient_of_one_inner_step_is_exact_on_any_loss(toy_problem: Any, rule: str, features: bool) -> None:
     _assert_is_finite_difference(toy_problem(), _learned(rule, features=features), {0: 1.0, 1: 1.0}, 1e-5)
+
+
+@pytest.mark.parametrize("rule", ["sgd", "adam"])
+def test_alfas_one_pass_hypergradient_is_exact_where_it_may_be(toy_problem: Any, rule: str) -> None:
+    """For one inner step on any loss, and for several where gradients do not depend on earlier steps."""
+    _assert_is_finite_difference(toy_problem(), _alfa(rule), {0: 1.0, 1: 1.0}, 1e-5)
+    _assert_is_finite_difference(toy_problem(linear=True), _alfa(rule), {0: 0.5, 2: 1.0, 3: 2.0}, 1e-5)
 
 
 def test_the_hypergradient_of_several_steps_points_the_right_way_on_a_curved_loss(toy_problem: Any) -> None:
@@ -163,9 +175,10 @@ def test_the_start_is_the_same_every_time(toy_problem: Any, name: str) -> None:
     assert policy.initial(layout).dtype == torch.float32
 
 
-def test_features_are_not_infinite_when_gradients_vanish(toy_problem: Any) -> None:
+@pytest.mark.parametrize("make", [_learned, _alfa])
+def test_features_are_not_infinite_when_gradients_vanish(toy_problem: Any, make: Any) -> None:
     """Support images of zeros under a linear loss: no gradient at all."""
-    problem, policy = toy_problem(linear=True, noise=0.0), _learned("adam")
+    problem, policy = toy_problem(linear=True, noise=0.0), make("adam")
     run = Run(policy.initial(problem.network.layout), problem.network.layers, traced=True)
     theta, support = problem.network.initial, torch.zeros(SHOTS, 1, 4, 4)
     for step in adapt(problem, theta, support, policy, run, 4, torch_generator("noise")):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from metagen.records import packed, unpacked
+from metagen.records import finite, packed, unpacked
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -29,3 +29,12 @@ def test_unpacking_reads_shared_memory_and_never_writes_to_it(dtype: torch.dtype
 def test_an_empty_vector_and_one_with_a_gradient_travel_too(dtype: torch.dtype) -> None:
     assert unpacked(packed(torch.zeros(0), dtype)).shape == (0,)
     assert unpacked(packed(torch.ones(2, requires_grad=True), dtype)).tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("value", [0.0, -1e-40, 3e38, -3e38, float("inf"), float("-inf"), float("nan")])
+def test_a_vector_is_finite_if_all_of_it_is(value: float, dtype: torch.dtype) -> None:
+    vector = torch.linspace(-1, 1, 99)
+    vector[57] = value
+    assert finite(packed(vector, dtype)) is bool(vector.to(dtype).isfinite().all())
+    assert finite(packed(vector[:0], dtype))

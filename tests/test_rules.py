@@ -43,8 +43,8 @@ class Muon(torch.optim.Optimizer):
     def step(self) -> None:  # type: ignore[override]
         [p] = self.param_groups[0]["params"]
         kernel, m = p.data[:48].clone(), self.state[p].setdefault("m", torch.zeros(48))
-        m.copy_(0.9 * m + 0.1 * p.grad[:48])
-        u = orthogonalise((0.9 * m + 0.1 * p.grad[:48]).view(6, 8))
+        m.lerp_(p.grad[:48], 0.1)
+        u = orthogonalise(torch.lerp(p.grad[:48], m, 0.9).view(6, 8))
         self.adam.step()
         p.data[:48] = kernel - LR * 0.2 * 8**0.5 * u.flatten()
 

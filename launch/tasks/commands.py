@@ -8,10 +8,12 @@ from typing import Any
 
 import click
 
+from launch.options import CheckpointPath
+
 
 @click.group()
 def tasks() -> None:
-    """List and show the image sets that tasks are drawn from."""
+    """List, show and sort the image sets that tasks are drawn from."""
 
 
 def _data_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -57,3 +59,27 @@ def show(
     from launch.tasks.sheets import draw_sheet
 
     draw_sheet(data, image_size, int(channels), split, classes, images, seed, out)
+
+
+@tasks.command("categories")
+@_data_options
+@click.option("--checkpoint", type=CheckpointPath(), help="Sort by this run's categories instead of finding new ones.")
+@click.option("--most", type=click.IntRange(2, 8), default=8, show_default=True)
+@click.option("--shots", type=click.IntRange(min=1), default=5, show_default=True, help="Images of a support set.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), default=Path("categories.png"), show_default=True)
+def categories(
+    data: str, image_size: int, channels: str, checkpoint: Path | None, most: int, shots: int, seed: int, out: Path
+) -> None:
+    """Sort tasks into categories by what their images look like: a table and a picture.
+
+    Categories are found in the training classes; how many, up to --most, is what the silhouette is best at. A run
+    finds its own with --set categories.most=8.
+
+    \b
+    Example:
+      metagen tasks categories --out categories.png
+    """
+    from launch.tasks.categories import show_categories
+
+    show_categories(data, image_size, int(channels), checkpoint, most, shots, seed, out)

@@ -19,13 +19,14 @@ from metagen.tasks.episodes import to_float
 from metagen.tasks.imageset import SPLITS, ImageSet
 
 
-def _load(data: str, image_size: int, channels: int) -> ImageSet:
+def load(data: str, image_size: int, channels: int) -> ImageSet:
+    """The image set that the command line names."""
     return tasks.load(data_config(DataConfig.parse({"image_size": image_size, "channels": channels}), Path(data)))
 
 
 def print_list(data: str, image_size: int, channels: int) -> None:
     """A table of splits, and what was left out."""
-    images = _load(data, image_size, channels)
+    images = load(data, image_size, channels)
     table = Table(
         title=f"{images.name}: {len(images.classes)} classes, {len(images.images)} images", title_justify="left"
     )
@@ -47,7 +48,7 @@ def draw_sheet(
     data: str, image_size: int, channels: int, split: str, classes: int, count: int, seed: int, out: Path
 ) -> None:
     """One row a class, drawn by seed."""
-    images = _load(data, image_size, channels)
+    images = load(data, image_size, channels)
     members = images.members(split, 1)
     if not len(members):
         raise UserError(f"{images.name}: no classes in split '{split}': use another --split")

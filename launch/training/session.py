@@ -8,7 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 
@@ -17,14 +17,17 @@ from launch.training.board import Board
 from launch.training.console import Console
 from launch.training.journal import Journal
 from metagen import checkpoint, quarantine, tasks, work
-from metagen.config import RunConfig
+from metagen.budget import fit
+from metagen.config import CrewConfig, RunConfig, actor_range
 from metagen.errors import UserError
 from metagen.guard import Diverged
-from metagen.learner import Learner, initial_state
-from metagen.pool import Pool, SerialPool, available_cores, one_thread
+from metagen.learner import Learner
+from metagen.pool import Crew, Pool, SerialPool, available_cores, one_thread
 from metagen.precision import resolve
 from metagen.records import Quarantined, StepReport
+from metagen.state import initial_state
 from metagen.store import Store, bring_newest
+from metagen.tasks.categories import with_found
 from metagen.tasks.imageset import ImageSet
 from metagen.train import train
 
@@ -36,20 +39,32 @@ class Workers:
     """Who does the work of a session. Changes no result."""
 
     kind: str
-    count: int
+    crews: tuple[Crew, ...]
     address: str | None
-    cpus: float
-    gpus: float
+
+    @property
+    def count(self) -> int:
+        """Workers that the run begins with."""
+        return sum(crew.least for crew in self.crews)
 
     @staticmethod
-    def choose(config: RunConfig, kind: str | None, count: int | None, address: str | None) -> Workers:
+    def choose(config: RunConfig, kind: str | None, actors: str | None, address: str | None) -> Workers:
         """The command line's choice, else the config's, else Ray with an actor a core."""
         pool = config.pool
         kind = kind or ("ray" if address else pool.kind)
-        if kind == "serial" and ((count or 1) > 1 or address):
-            raise UserError("--pool serial is one worker in this process: drop --actors and --address, or use ray")
-        count = 1 if kind == "serial" else count or pool.actors or max(1, int(available_cores() // max(pool.cpus, 1.0)))
-        return Workers(kind, count, address or pool.address, pool.cpus, pool.gpus)
+        if kind == "serial":
+            if (actors or "1") != "1" or address:
+                raise UserError("--pool serial is one worker in this process: drop --actors and --address, or use ray")
+            return Workers(kind, (Crew(1, 1),), None)
+        first = pool if actors is None else pool.model_copy(update={"actors": actors})
+        crews = (_crew(first, None), *(_crew(other, other.device) for other in pool.others))
+        return Workers(kind, crews, address or pool.address)
+
+
+def _crew(config: CrewConfig, device: str | None) -> Crew:
+    each_core = max(1, int(available_cores() // max(config.cpus, 1.0)))
+    least, most = actor_range(config.actors or each_core)
+    return Crew(least, most, config.cpus, config.gpus, device)
 
 
 def start(config: RunConfig, folder: Path, workers: Workers) -> None:
@@ -62,8 +77,14 @@ def start(config: RunConfig, folder: Path, workers: Workers) -> None:
     images = tasks.load(config.data)
     _enough(config, images)
     with _pooling(workers) as make_pool:
-        config = resolve(config)
+        categories = with_found(config.categories, images, config.episode.shots, config.seed)
+        config = resolve(config.model_copy(update={"categories": categories}))
         parts = work.build(config, images)
+        config = fit(parts, workers.count)
+        if config.steps < parts.config.steps:
+            fits = f"{config.steps} of {parts.config.steps} steps fit into {parts.config.budget:g} s here"
+            print(f"note: {fits} (budget)", file=sys.stderr)
+        parts = replace(parts, config=config)
         layout = parts.problem.network.layout
         learner = Learner(config, layout, initial_state(parts.problem.network.initial, parts.policy, layout))
         run_folder.create(folder, config)
@@ -228,11 +249,12 @@ def _pooling(workers: Workers) -> Iterator[Callable[[work.Parts], Pool]]:
     if workers.kind == "serial":
         yield SerialPool
         return
-    from cluster.pool import RayPool, start_ray, stop_ray
+    from cluster.connect import start_ray, stop_ray
+    from cluster.pool import RayPool
 
-    start_ray(workers.address, workers.count, workers.cpus, workers.gpus)
+    start_ray(workers.address, workers.crews)
     try:
-        yield lambda parts: RayPool(parts.config, parts.images, workers.count, workers.cpus, workers.gpus)
+        yield lambda parts: RayPool(parts.config, parts.images, workers.crews)
     finally:
         stop_ray()
 

@@ -20,6 +20,7 @@ class Fomaml:
 
     Options = QueryOptions
     needs = Needs(gradient_steps=True)
+    together = True
 
     def __init__(self, options: QueryOptions) -> None:
         self.weights, self.query_draws = options.weights, options.query_draws

@@ -27,6 +27,7 @@ class Reptile:
 
     Options = ReptileOptions
     needs = Needs(gradient_steps=True)
+    together = True
 
     def __init__(self, options: ReptileOptions) -> None:
         self.steps = options.inner_steps

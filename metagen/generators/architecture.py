@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from pydantic import model_validator
 
@@ -24,7 +25,7 @@ class ArchitectureConfig(Strict):
     ``image_size / patch``; each further level halves the resolution.
 
     Or it is a perceptron over all pixels at once (``mlp``) with a hidden layer of each of ``widths``: for small images
-    and many tasks. What is about resolutions and kernels then means nothing.
+    and many tasks.
     """
 
     network: Network = "unet"
@@ -63,10 +64,6 @@ class ArchitectureConfig(Strict):
             raise ValueError(f"set_width: {self.set_width} must be in (0, 2]")
         if isinstance(self.attention, tuple) and len(self.attention) != len(self.widths):
             raise ValueError(f"attention: {len(self.attention)} flags for {len(self.widths)} levels")
-        if self.network == "mlp" and self.set_conditioning == "spatial":
-            raise ValueError("set_conditioning: spatial: network mlp has no feature maps: use vector or none")
-        if self.network == "mlp" and any(self.attends(level) for level in range(len(self.widths))):
-            raise ValueError("attention: network mlp has no pixels to attend to: set it to false")
         return self
 
     def attends(self, level: int) -> bool:
@@ -75,8 +72,6 @@ class ArchitectureConfig(Strict):
 
     def check_image_size(self, size: int) -> None:
         """Raise ``ValueError`` if images of ``size`` pixels cannot be halved as often as there are levels."""
-        if self.network == "mlp":
-            return
         factor = self.patch * 2 ** (len(self.widths) - 1)
         if size % factor:
             raise ValueError(
@@ -86,7 +81,14 @@ class ArchitectureConfig(Strict):
 
     def check_convolutional(self, family: str) -> None:
         """Raise ``ValueError`` if the network is not made of convolutions, as those of ``family`` are."""
-        if self.network != "unet":
-            raise ValueError(
-                f"generator.architecture.network: {self.network}: family {family} has convolutions: use unet"
-            )
+        self.check_fixed({"network": ("unet", "which is made of convolutions")}, f"family {family}")
+
+    def check_fixed(self, fixed: Mapping[str, tuple[Any, str]], owner: str) -> None:
+        """Raise ``ValueError`` that names all fields with other values than ``fixed`` leaves, and why."""
+        wrong = [
+            f"{name}: {getattr(self, name)} does not fit {owner}, {why}: set it to {str(value).lower()}"
+            for name, (value, why) in fixed.items()
+            if getattr(self, name) != value
+        ]
+        if wrong:
+            raise ValueError("generator.architecture." + "; ".join(wrong))

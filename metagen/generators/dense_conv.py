@@ -40,13 +40,7 @@ class DenseConv(Family):
     metric = "binary cross-entropy (nats a pixel)"
 
     def __init__(self, arch: ArchitectureConfig, options: None, channels: int, image_size: int) -> None:
-        wrong = [
-            f"{name}: {getattr(arch, name)} does not fit family dense-conv, {why}: set it to {str(value).lower()}"
-            for name, (value, why) in FIXED.items()
-            if getattr(arch, name) != value
-        ]
-        if wrong:
-            raise ValueError("generator.architecture." + "; ".join(wrong))
+        arch.check_fixed(FIXED, "family dense-conv")
         self.arch = arch
         self.channels, self.image_size = channels, image_size
 

@@ -7,12 +7,29 @@ launched; several tasks at once, each with parameters of its own, are one produc
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from metagen.generators.architecture import ArchitectureConfig
 from metagen.generators.network import ACTIVATIONS, Features, SetConditioned, norm, time_features
+
+FIXED: dict[str, tuple[Any, str]] = {
+    "patch": (1, "it reads single pixels"),
+    "blocks": (1, "it has one layer for each of widths"),
+    "kernel": (3, "it has no convolutions"),
+    "resampling": ("conv", "it has no resolutions"),
+    "skips": (False, "it has no encoder and decoder to connect"),
+    "attention": (False, "it has no feature maps"),
+}
+"""What the network leaves no choice of, and why."""
+
+
+def check(arch: ArchitectureConfig, family: str) -> None:
+    """Raise ``ValueError`` for what a perceptron has no use for."""
+    spatial = {"set_conditioning": ("vector", "it has no feature maps")} if arch.set_conditioning == "spatial" else {}
+    arch.check_fixed({**FIXED, **spatial}, f"generator.architecture.network mlp of family {family}")
 
 
 class Hidden(nn.Module):

@@ -176,7 +176,13 @@ def compute_dtype(network: nn.Module) -> torch.dtype:
 
 def prepared(network: nn.Module, images: Tensor) -> Tensor:
     """``images [B, C, H, W]`` as a network reads them: in its dtype, channels last."""
-    return images.to(compute_dtype(network)).permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+    return channels_last(images.to(compute_dtype(network)))
+
+
+def channels_last(maps: Tensor) -> Tensor:
+    """``maps [B, C, H, W]`` with the channels of a pixel side by side in memory, as fast kernels read them."""
+    # As a permutation: within torch.vmap there is no memory format to ask for.
+    return maps.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
 
 
 def wide(values: Tensor) -> Tensor:
@@ -276,8 +282,7 @@ def pool(features: Features, members: Tensor) -> Features:
         if feature.ndim == 4:
             variance = torch.tensordot(w, feature.square(), dims=1) - mean.square()
             # The floor keeps the root's slope finite where a set of one image has no spread.
-            mean = torch.cat([mean, variance.clamp_min(1e-4).sqrt()], dim=1)
-            mean = mean.contiguous(memory_format=torch.channels_last)
+            mean = channels_last(torch.cat([mean, variance.clamp_min(1e-4).sqrt()], dim=1))
         pooled.append(mean)
     return pooled
 

@@ -30,7 +30,7 @@ class Fixed:
     Options = FixedOptions
 
     def __init__(self, options: FixedOptions) -> None:
-        self.rule = RULES[options.rule]()
+        self.name, self.rule = options.rule, RULES[options.rule]()
         self.step_size = options.step_size
 
     def initial(self, layout: Layout) -> Tensor:
@@ -40,6 +40,7 @@ class Fixed:
         return False
 
     def step(self, run: Run, parameters: Tensor, gradient: Gradient, step: int) -> Tensor:
+        run.took(self.name, gradient.mean.new_tensor(self.step_size).log().expand(run.layers.count))
         return torch.sub(parameters, self.rule(run.state, gradient.mean, step, run.layers), alpha=self.step_size)
 
     def hypergradient(self, run: Run, query: Sequence[tuple[int, Tensor]]) -> Tensor:

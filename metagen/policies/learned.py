@@ -69,6 +69,7 @@ class LearnedOptimiser:
         said = hidden_layer(seen, parts["hidden"], parts["hidden_bias"]) @ parts["out"].T + parts["out_bias"]
         change, magnitude = (strength * said).unbind(1)
         move = (parts["size"] + magnitude).exp() * (direction + change)
+        run.took("learned", log_rms(move.detach(), run.layers))
         if run.traced:
             run.directions.append(move)
             move = move.detach()
@@ -102,8 +103,12 @@ class LearnedOptimiser:
         return torch.stack([*columns, direction, *clocks], dim=1)
 
 
+def log_rms(values: Tensor, layers: Layers) -> Tensor:
+    """Log of the root mean square of ``values [P]`` in each layer: ``[L]``."""
+    return safe_root(layers.dot(values, values) / torch.tensor(layers.sizes).to(values)).log()
+
+
 def _over_rms(values: Tensor, layers: Layers) -> Tensor:
     """``values [P]`` over their root mean square in each layer."""
-    counts = torch.tensor(layers.sizes).to(values)
-    rms = safe_root(layers.dot(values, values) / counts)
+    rms = log_rms(values, layers).exp()
     return values / layers.spread(rms.clamp_min(SMALLEST))

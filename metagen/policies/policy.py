@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from metagen.flat import Layers, Layout
 from metagen.policies.rules import State
 from metagen.records import Experience
+from metagen.tasks.categories import Place
 
 if TYPE_CHECKING:
     from metagen.adapt import Problem
@@ -40,7 +41,9 @@ class Run:
     directions: list[Tensor] = field(default_factory=list)
     """Directions ``[P]`` of the steps taken, if traced."""
     log_sizes: list[Tensor] = field(default_factory=list)
-    """Log step sizes ``[L]`` of the steps taken, differentiable in ``vector``, if traced."""
+    """Log step sizes ``[L]`` of the steps taken; if traced differentiable in ``vector``."""
+    rule: str = ""
+    """The update rule of the steps taken; for ``metagen policy show``."""
     rng: torch.Generator | None = None
     """What a policy that chooses draws its choice with; None for the mode of its distribution."""
     choice: Choice | None = None
@@ -52,15 +55,22 @@ class Run:
         if self.traced:
             self.vector = self.vector.detach().clone().requires_grad_()
 
+    def took(self, rule: str, log_sizes: Tensor) -> None:
+        """Note a step: its rule and its log step sizes ``[L]``, whose graph is kept only if traced."""
+        self.rule = rule
+        self.log_sizes.append(log_sizes if self.traced else log_sizes.detach())
+
 
 class Gradient(NamedTuple):
-    """What the inner loop shows a policy at a step: the support loss, its gradient ``[P]``, the support set
-    ``[K, C, H, W]``, and where the policy asked for them the gradients of two halves of the set."""
+    """What the inner loop shows a policy at a step: the support loss (a scalar), its gradient ``[P]``, the support set
+    ``[K, C, H, W]``, where the policy asked for them the gradients of two halves of the set, and where tasks are
+    sorted the place of this one among those of training."""
 
     mean: Tensor
-    loss: float
+    loss: Tensor
     support: Tensor
     halves: tuple[Tensor, Tensor] | None = None
+    place: Place | None = None
 
 
 class Policy(Protocol):
@@ -77,8 +87,8 @@ class Policy(Protocol):
     def step(self, run: Run, parameters: Tensor, gradient: Gradient, step: int) -> Tensor:
         """The parameters ``[P]`` after inner step ``step`` (from 0) along the gradient.
 
-        Writes into no tensor that it is given or that ``run.state`` holds: autograd may go through the step, and
-        the state before it may have been kept.
+        ``run.took`` notes rule and step sizes for ``metagen policy show``. Writes into no tensor that it is given or
+        that ``run.state`` holds: autograd may go through the step, and the state before it may have been kept.
         """
         ...
 
@@ -100,6 +110,8 @@ class Improvement(NamedTuple):
 
     gradient: Tensor
     metrics: dict[str, float]
+    samples: Mapping[str, tuple[float, ...]]
+    """What is worth a histogram of this step."""
 
 
 @runtime_checkable
@@ -140,3 +152,21 @@ def later(query: Sequence[tuple[int, Tensor]], steps: int) -> Iterator[tuple[int
             total = slope if total is None else total + slope
         if total is not None:
             yield j, total
+
+
+def one_pass(run: Run, query: Sequence[tuple[int, Tensor]]) -> Tensor:
+    """The hypergradient ``[G]`` of step sizes a layer, with the Jacobians of later steps dropped::
+
+        d L / d log_size[l, j] ~ - size[l, j] * sum_{k > j} < w_k grad L_Q(phi_k), direction_j >_l
+
+    from what a traced ``run`` holds. Exact for one inner step, and where no step changes later gradients.
+    """
+    surrogate = run.vector.new_zeros(())
+    for j, total in later(query, len(run.directions)):
+        sizes = run.log_sizes[j]
+        slopes = -sizes.detach().exp() * run.layers.dot(total, run.directions[j])
+        surrogate = surrogate + (sizes * slopes).sum()
+    if not surrogate.requires_grad:  # no step before any query
+        return torch.zeros_like(run.vector)
+    (slope,) = torch.autograd.grad(surrogate, run.vector)
+    return slope

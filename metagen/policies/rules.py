@@ -57,7 +57,7 @@ class Adam:
         self.beta1, self.beta2, self.epsilon = beta1, beta2, epsilon
 
     def __call__(self, state: State, gradient: Tensor, step: int, layers: Layers) -> Tensor:
-        if not gradient.requires_grad and not any(value.requires_grad for value in state.values()):
+        if not any(value.requires_grad for value in (gradient, *state.values())):
             return self._fused(state, gradient, step)
         m = state["first"] = torch.lerp(_last(state, "first", gradient), gradient, 1 - self.beta1)
         decayed = _last(state, "second", gradient) * self.beta2
@@ -71,22 +71,8 @@ class Adam:
         m = state["first"] = _last(state, "first", gradient).clone()
         v = state["second"] = _last(state, "second", gradient).clone()
         # A step of size -1 from 0 is the direction.
-        adam(
-            [direction],
-            [gradient],
-            [m],
-            [v],
-            [],
-            [taken],
-            fused=True,
-            lr=-1.0,
-            beta1=self.beta1,
-            beta2=self.beta2,
-            eps=self.epsilon,
-            weight_decay=0.0,
-            amsgrad=False,
-            maximize=False,
-        )
+        sizes = {"lr": -1.0, "beta1": self.beta1, "beta2": self.beta2, "eps": self.epsilon, "weight_decay": 0.0}
+        adam([direction], [gradient], [m], [v], [], [taken], fused=True, amsgrad=False, maximize=False, **sizes)
         return direction
 
 

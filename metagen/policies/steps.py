@@ -11,16 +11,13 @@ from pydantic import Field, field_validator
 from torch import Tensor
 
 from metagen.flat import Layout
-from metagen.policies.policy import Gradient, Run, later
-from metagen.policies.rules import RULES, known_rule, safe_root
+from metagen.policies.agreement import agreement
+from metagen.policies.policy import Gradient, Run, one_pass
+from metagen.policies.rules import RULES, known_rule
 from metagen.strict import Strict
 
 FEATURES = 2
-AGREEMENT_MEAN, AGREEMENT_DEVIATION = 0.0, 0.12
-"""Agreement of the halves' gradients on tasks of the training distribution (docs/log.md), to standardise with."""
-MEMORY = 0.8
-"""What a step's look at the agreement still counts for a step later: once a task has been learned its images
-agree on nothing more, and step sizes should fall."""
+"""Agreement in the layer, and over the whole network."""
 
 
 class LearnedStepsOptions(Strict):
@@ -72,28 +69,16 @@ class LearnedSteps:
         return self.options.features
 
     def step(self, run: Run, parameters: Tensor, gradient: Gradient, step: int) -> Tensor:
-        sizes = self._log_sizes(run, self._features(run, gradient), step)
+        sizes = self._log_sizes(run, agreement(run.state, run.layers, gradient), step)
         direction = self.rule(run.state, gradient.mean, step, run.layers)
+        run.took(self.options.rule, sizes)
         if run.traced:
-            run.log_sizes.append(sizes)
             run.directions.append(direction)
             sizes = sizes.detach()
         return torch.addcmul(parameters, run.layers.spread(sizes.exp()), direction, value=-1)
 
     def hypergradient(self, run: Run, query: Sequence[tuple[int, Tensor]]) -> Tensor:
-        """One pass, Jacobians of later steps dropped::
-
-        d L / d log_size[l, j] ~ - size[l, j] * sum_{k > j} < w_k grad L_Q(phi_k), direction_j >_l
-        """
-        surrogate = run.vector.new_zeros(())
-        for j, total in later(query, len(run.directions)):
-            sizes = run.log_sizes[j]
-            slopes = -sizes.detach().exp() * run.layers.dot(total, run.directions[j])
-            surrogate = surrogate + (sizes * slopes).sum()
-        if not surrogate.requires_grad:  # no step before any query
-            return torch.zeros_like(run.vector)
-        (slope,) = torch.autograd.grad(surrogate, run.vector)
-        return slope
+        return one_pass(run, query)
 
     def describe(self, vector: Tensor, layout: Layout) -> dict[str, Tensor]:
         layer, step, both, weights = self._parts(vector, len(layout.layers))
@@ -109,24 +94,3 @@ class LearnedSteps:
         layer, per_step, both, weights = self._parts(run.vector, run.layers.count)
         j = min(step, self.options.horizon - 1)
         return layer + per_step[j] + both[:, j] + (weights * features).sum(1)
-
-    def _features(self, run: Run, gradient: Gradient) -> Tensor:
-        """``[L, 2]``: agreement so far, a layer and overall, standardised; 0 where there were no halves."""
-        state, layers = run.state, run.layers
-        if gradient.halves is not None:
-            one, other = gradient.halves
-            dot = layers.dot(one, other)
-            lengths = safe_root(layers.dot(one, one) * layers.dot(other, other))
-            whole = safe_root(one.square().sum() * other.square().sum())
-            zeros = torch.zeros_like(dot)
-            state["dot"] = MEMORY * state.get("dot", zeros) + dot
-            state["lengths"] = MEMORY * state.get("lengths", zeros) + lengths
-            state["whole"] = MEMORY * state.get("whole", zeros) + whole
-            state["looks"] = MEMORY * state.get("looks", zeros) + 1
-        if "looks" not in state:
-            return gradient.mean.new_zeros(layers.count, FEATURES)
-        local = state["dot"] / state["lengths"]  # never 0 / 0: see safe_root
-        overall = state["dot"].sum() / state["whole"]
-        trust = state["looks"] / (state["looks"] + 1)  # one look is half chance: shrink it towards the mean
-        standard = (torch.stack([local, overall], dim=1) - AGREEMENT_MEAN) / AGREEMENT_DEVIATION
-        return trust[:, None] * standard.clamp(-3, 3)

@@ -10,6 +10,7 @@ from metagen.registry import imported
 from metagen.tasks.config import DataConfig
 from metagen.tasks.folder import folder, load_class_folder, load_images
 from metagen.tasks.imageset import SPLITS, ImageSet, split_by_hash
+from metagen.tasks.mixture import mixture
 from metagen.tasks.npz import npz
 from metagen.tasks.omniglot import omniglot
 from metagen.tasks.pictograms import pictograms
@@ -31,6 +32,7 @@ REGISTRY: dict[str, Callable[[DataConfig], ImageSet]] = {
     "folder": folder,
     "npz": npz,
     "omniglot": omniglot,
+    "mixture": mixture,
 }
 """Sources by name. Their images have the polarity of the source; ``load`` applies ``config.polarity``."""
 

@@ -4,12 +4,59 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from metagen.strict import Strict
 
 OnCorrupt = Literal["error", "skip"]
 Polarity = Literal["keep", "invert", "auto"]
+
+MOST_CATEGORIES = 8
+"""Policies keep a place for so many: their size does not depend on how many there are."""
+
+
+class Categories(Strict):
+    """Categories of tasks as values (``categories.py``): what an embedding is standardised by, and their centroids."""
+
+    mean: tuple[float, ...]
+    scale: tuple[float, ...]
+    centroids: tuple[tuple[float, ...], ...] = Field(min_length=1, max_length=MOST_CATEGORIES)
+    """Standardised, the largest category first."""
+
+    @model_validator(mode="after")
+    def _one_size(self) -> Categories:
+        if {len(row) for row in (self.scale, *self.centroids)} != {len(self.mean)} or min(self.scale, default=0) <= 0:
+            raise ValueError("mean, scale (above 0) and every centroid need as many numbers as an embedding has")
+        return self
+
+
+class CategoriesConfig(Strict):
+    """Whether tasks are sorted into categories by what their support sets look like."""
+
+    most: int = Field(0, ge=0, le=MOST_CATEGORIES)
+    """Largest number of categories; the silhouette chooses how many. 0 for none."""
+    found: Categories | None = None
+    """The categories. ``metagen train`` finds them in the training classes and writes them here, so that every actor
+    and every evaluation sorts alike."""
+
+    @model_validator(mode="after")
+    def _two(self) -> CategoriesConfig:
+        if self.most == 1:
+            raise ValueError("most: one category sorts nothing; give 2 or more, or 0 for none")
+        return self
+
+
+class PartConfig(Strict):
+    """One data set of a mixture."""
+
+    source: str
+    path: str | None = None
+    name: str | None = None
+    """What its classes' names begin with; the data set's own name by default."""
+    weight: float = Field(1.0, gt=0)
+    """How often its classes are drawn, beside those of the other parts."""
+    on_corrupt: OnCorrupt = "error"
+    polarity: Polarity = "keep"
 
 
 class DataConfig(Strict):
@@ -28,6 +75,11 @@ class DataConfig(Strict):
     polarity: Polarity = "keep"
     """'invert' turns dark ink on bright ground into bright ink on dark ground, which the packaged set has;
     'auto' does so if the median of all border pixels is brighter than 127."""
+    parts: tuple[PartConfig, ...] = ()
+    """The data sets of source 'mixture'."""
+    temperature: float = Field(default=1.0, gt=0)
+    """Of a mixture: a part is drawn as often as its weight times ``classes ** (1 / temperature)`` says. At 1 all
+    classes are alike; the higher, the more often those of small parts are drawn."""
 
     @model_validator(mode="after")
     def _has_path(self) -> DataConfig:
@@ -38,4 +90,21 @@ class DataConfig(Strict):
             raise ValueError(f"path: source '{self.source}' needs one; set it to {what}")
         if self.path is not None and self.source == "pictograms":
             raise ValueError("path: source 'pictograms' is packaged and reads none; set source: folder or npz")
+        if (self.source == "mixture") != bool(self.parts):
+            raise ValueError("parts: source 'mixture' needs them, and no other source takes any; see docs/own-data.md")
+        if self.source == "mixture" and (self.path is not None or self.polarity != "keep"):
+            raise ValueError("source 'mixture': path and polarity are those of its parts; leave them out here")
+        for number, part in enumerate(self.parts):
+            try:
+                self.of_part(part)
+            except ValidationError as error:
+                reason = str(error.errors()[0]["msg"]).removeprefix("Value error, ")
+                raise ValueError(f"parts.{number}: {reason}") from None
         return self
+
+    def of_part(self, part: PartConfig) -> DataConfig:
+        """The config of one part of a mixture, in the mixture's form."""
+        if part.source == "mixture":
+            raise ValueError("a mixture has no mixtures as parts: list their parts")
+        values = part.model_dump(exclude={"name", "weight"})
+        return DataConfig(image_size=self.image_size, channels=self.channels, **values)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from metagen.errors import UserError
@@ -44,10 +45,18 @@ def sample_episode(images: ImageSet, class_index: int, shots: int, queries: int,
     return Episode(pictures[:shots], pictures[shots:], name, class_index)
 
 
-def sample_classes(images: ImageSet, split: str, count: int, at_least: int, generator: torch.Generator) -> list[int]:
+def sample_classes(
+    images: ImageSet,
+    split: str,
+    count: int,
+    at_least: int,
+    generator: torch.Generator,
+    weights: NDArray[np.float64] | None = None,
+) -> list[int]:
     """Draw ``count`` classes of ``split`` that have ``at_least`` images.
 
-    Without replacement if there are as many, otherwise with. Raises ``UserError`` if there is none.
+    Without replacement if there are as many, otherwise with; and always with if there are ``weights [classes]``, so
+    that each class is drawn as often as they say. Raises ``UserError`` if there is none.
     """
     members = images.members(split, at_least)
     if not len(members):
@@ -58,7 +67,10 @@ def sample_classes(images: ImageSet, split: str, count: int, at_least: int, gene
             f"{images.name}: no class in split '{split}' has {at_least} images (shots + queries); the largest has "
             f"{images.counts[inside].max()}: lower shots or queries, or add images"
         )
-    if count <= len(members):
+    if weights is not None:
+        shares = torch.from_numpy(weights[members])
+        drawn = torch.multinomial(shares, count, replacement=True, generator=generator)
+    elif count <= len(members):
         drawn = torch.randperm(len(members), generator=generator)[:count]
     else:
         drawn = torch.randint(len(members), (count,), generator=generator)

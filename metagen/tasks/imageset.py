@@ -41,6 +41,8 @@ class ImageSet:
     """A sentence that says where the split comes from."""
     notes: tuple[str, ...] = ()
     """Lines that report what was left out or changed."""
+    weights: NDArray[np.float64] | None = None
+    """float64 [classes]: how often each is drawn for training, beside the others; None for all alike."""
 
     def __post_init__(self) -> None:
         count = len(self.classes)
@@ -56,6 +58,8 @@ class ImageSet:
             raise ValueError(f"domains and split (uint8) must have one entry for each of {count} classes")
         if np.any(self.split >= len(SPLITS)):
             raise ValueError(f"split must hold {SPLITS}")
+        if self.weights is not None and (self.weights.shape != (count,) or not np.all(self.weights > 0)):
+            raise ValueError(f"weights must be {count} numbers above 0, one a class")
         check_names(self.classes)
         for field in ("images", "offsets", "split"):
             view = getattr(self, field).view()

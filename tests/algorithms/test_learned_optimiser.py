@@ -57,7 +57,7 @@ def test_nothing_depends_on_the_scale_of_the_loss(toy_problem: Any) -> None:
     for scale in (1.0, 1000.0):
         run, phi = Run(vector, problem.network.layers), theta
         for step, gradient in enumerate(scale * gradients):
-            phi = policy.step(run, phi, Gradient(gradient, 0.0, SUPPORT), step)
+            phi = policy.step(run, phi, Gradient(gradient, torch.zeros(()), SUPPORT), step)
         ends.append(phi)
     assert not torch.allclose(ends[0], theta, atol=1e-3)
     assert torch.allclose(*ends, rtol=1e-5, atol=1e-7)
@@ -76,7 +76,9 @@ def test_where_there_is_no_gradient_what_it_says_is_finite(toy_problem: Any) -> 
     problem, policy = toy_problem(), _policy()
     theta, run = problem.network.initial, Run(_some_vector(policy).float(), problem.network.layers)
     for step in range(3):
-        assert torch.isfinite(policy.step(run, theta, Gradient(torch.zeros_like(theta), 0.0, SUPPORT), step)).all()
+        assert torch.isfinite(
+            policy.step(run, theta, Gradient(torch.zeros_like(theta), torch.zeros(()), SUPPORT), step)
+        ).all()
 
 
 def test_the_hypergradient_of_one_inner_step_is_exact(

@@ -15,6 +15,7 @@ from metagen.algorithms.query import QueryOptions
 from metagen.flat import FlatNetwork
 from metagen.generators import Condition
 from metagen.policies import Policy
+from metagen.policies.alfa import Alfa, AlfaOptions
 from metagen.policies.rules import RULES
 from metagen.records import unpacked
 from metagen.seeding import torch_generator
@@ -53,6 +54,23 @@ def test_maml_matches_backpropagation_through_the_unroll_and_finite_differences(
             found[list(indices)], exact, rtol=1e-4, atol=1e-5 * float(found.abs().max() if len(found) else 0)
         ), of
     assert learned == bool(unrolled.policy_gradient.any())
+
+
+@pytest.mark.parametrize("rule", ["sgd", "adam"])
+def test_maml_is_exact_through_step_sizes_made_from_layer_statistics(
+    rule: str, toy_problem: Any, episodes: Any, estimate: Any, slope_of_the_loss: Any
+) -> None:
+    """ALFA: the adjoint is the unroll and finite differences, in theta and in the policy's vector."""
+    policy = Alfa(AlfaOptions(rule=rule, step_size=0.02, horizon=2, hidden=2))
+    problem, tasks = toy_problem(), episodes(1, shots=4)
+    theta, vector = problem.network.initial.double(), _some_vector(policy, problem)
+    adjoint, unrolled = (estimate(_maml(by=by), problem, theta, tasks, policy, vector) for by in ("adjoint", "unroll"))
+    assert torch.allclose(adjoint.gradient, unrolled.gradient, rtol=1e-9, atol=1e-10)
+    assert torch.allclose(adjoint.policy_gradient, unrolled.policy_gradient, rtol=1e-9, atol=1e-10)
+    for of, found in (("theta", adjoint.gradient), ("vector", adjoint.policy_gradient)):
+        indices = range(0, len(found), 9)
+        exact = slope_of_the_loss(problem, theta, tasks, policy, vector, QUERY_AT, indices, of)
+        assert torch.allclose(found[list(indices)], exact, rtol=1e-4, atol=1e-5 * float(found.abs().max())), of
 
 
 @pytest.mark.parametrize("rule", ["sgd", "adam"])

@@ -1,0 +1,50 @@
+"""How many steps fit into a time on this machine: measured before the first, and then written into the config."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import replace
+
+import torch
+
+from metagen import work
+from metagen.config import RunConfig
+from metagen.records import Snapshot, packed
+
+OVERHEAD = 1.12
+"""A step's time over that of its work: the learner, the transport, and waiting for the slowest."""
+
+
+def fit(parts: work.Parts, workers: int) -> RunConfig:
+    """The config of ``parts`` with its phases scaled down to ``budget`` seconds of ``workers`` like this process.
+
+    The config's own steps are the most that there can be: a faster machine is done earlier. Without a budget, or where
+    the run fits, the config is given back as it is. The steps are then part of the run's config, so that a resumed run
+    takes as many. Costs a few seconds: half an item of each phase is worked on, and thrown away.
+    """
+    config = parts.config
+    if config.budget is None:
+        return config
+    seconds = sum(
+        phase.steps * math.ceil(phase.items / workers) * _item_seconds(parts, number) * OVERHEAD
+        for number, phase in enumerate(config.phases)
+    )
+    if seconds <= config.budget:
+        return config
+    return config.with_steps(max(len(config.phases), int(config.steps * config.budget / seconds)))
+
+
+def _item_seconds(parts: work.Parts, phase: int) -> float:
+    """What an item of a phase takes here, from half of one."""
+    config, network = parts.config, parts.problem.network
+    first = sum(earlier.steps for earlier in config.phases[:phase])
+    policy = parts.policy.initial(network.layout)
+    snapshot = Snapshot(0, packed(network.initial, config.dtype), packed(policy, torch.float32))
+    item = work.plan(config, first, 0)[0]
+    half = replace(item, tasks=max(1, item.tasks // 2))
+    if not phase:  # the first of all warms caches up
+        work.run(parts, half, snapshot)
+    begun = time.perf_counter()
+    work.run(parts, half, snapshot)
+    return (time.perf_counter() - begun) * item.tasks / half.tasks
