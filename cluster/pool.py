@@ -46,6 +46,8 @@ class _Piece:
     published: _Published
     holders: list[Member] = field(default_factory=list)
     done: bool = False
+    again: bool = False
+    """Whether its result was not finite, and it is done again to see whether that was the machine's fault."""
 
 
 class RayPool:
@@ -57,6 +59,8 @@ class RayPool:
     - What an actor held that is lost (``events["lost"]``) goes to others, before all other work.
     - What takes much longer than most is given to a free actor as well (``"backups"``; backup tasks of Dean & Ghemawat
       2004, *MapReduce*, section 3.6). The first result counts, the other is never fetched (``"duplicates"``).
+    - A result that is not finite is asked of another actor before it counts (``"again"``): one that overflows does so
+      anywhere, a fault of a machine does not.
     - An actor that does not answer long after others have done its work is replaced (``"frozen"``).
     - Actors that come later (``"joined"``) get work as soon as they can.
     """
@@ -85,7 +89,7 @@ class RayPool:
 
     @property
     def events(self) -> Mapping[str, int]:
-        """What befell the actors since the start: joined, lost, frozen, backups, duplicates."""
+        """What befell the actors since the start: joined, lost, frozen, backups, duplicates, again."""
         return self._roster.events
 
     def submit(self, items: Sequence[WorkItem], snapshot: Snapshot) -> None:
@@ -163,6 +167,12 @@ class RayPool:
             self._redo(piece)
             return
         self._release(reference, piece, member)
+        if not result.sound and not piece.again:
+            piece.again = True
+            self._roster.events["again"] += 1
+            others = [other for other in self._roster.able if other is not member] or [member]
+            self._give(piece, min(others, key=lambda other: len(other.held)))
+            return
         piece.done = True
         self._seconds.append(result.seconds)
         self._arrived.append(result)

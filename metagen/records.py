@@ -132,6 +132,9 @@ class WorkResult:
     probes: tuple[Probe, ...] = ()
     experiences: tuple[Experience, ...] = ()
     """What a policy that chooses learns from, beside the vectors."""
+    sound: bool = True
+    """Whether its vectors are finite, as the worker sees it: a pool may have the work of one that is not done again, by
+    another worker. The learner looks for itself."""
 
 
 @dataclass(frozen=True)
