@@ -3,9 +3,9 @@
     python benchmarks/overhead.py [--repeats 5]
 
 Runs ``metagen train quickstart`` as a process with two actors and reads its log. Measures the seconds from the command
-to the first applied step; from SIGKILL to an actor to the first applied step all of whose work was handed out after it;
-and from SIGKILL to the driver, with ``metagen resume`` typed at once, to the next applied step. What Ray and the learner
-take of a step is in results/scaling.json. Writes results/overhead.json and docs/images/overhead.png.
+to the first applied step; from SIGKILL to an actor in the middle of its work to the end of the step that waits for it;
+and from SIGKILL to the driver, with ``metagen resume`` typed at once, to the next applied step. What Ray and the
+learner take of a step is in results/scaling.json. Writes results/overhead.json and docs/images/overhead.png.
 """
 
 from __future__ import annotations
@@ -66,10 +66,11 @@ def once(folder: Path) -> dict[str, float]:
         found = {"first_step": first_after(folder, begun) - begun}
         while len(steps(folder)) < 8:
             time.sleep(0.05)
+        first_after(folder, time.time())
+        time.sleep(0.15)  # in the middle of its work
         killed = time.time()
         os.kill(actors(children())[0], signal.SIGKILL)
-        # The step after the next one: all of its work was handed out when the actor was gone.
-        found["actor_killed"] = first_after(folder, first_after(folder, killed)) - killed
+        found["actor_killed"] = first_after(folder, killed) - killed
         time.sleep(1.0)
         driver.kill()
         killed = time.time()
@@ -90,7 +91,7 @@ def plot(found: dict[str, dict[str, Any]]) -> None:
 
     names: dict[str, Callable[[], str] | str] = {
         "first_step": "command to first step",
-        "actor_killed": "actor's death to a step after it",
+        "actor_killed": "actor's death to the next step",
         "driver_killed": "driver's death to the next step",
     }
     figure, axes = pyplot.subplots(figsize=(7, 2.4), layout="constrained")
