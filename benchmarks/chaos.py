@@ -318,7 +318,7 @@ def chaotic(
                 place += 1
             time.sleep(0.05)
         if code := run.to_end():
-            raise AssertionError(f"ended with {code}:\n{(run.work / 'output.txt').read_text()[-3000:]}")
+            raise AssertionError(f"ended with {code}:\n" + "".join(run.said[-40:]))
         last: dict[str, int] = {}
         events: Counter[str] = Counter()
         for event in run.events():

@@ -16,6 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cluster_figures
+
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 PLACE = re.compile(
@@ -141,6 +143,11 @@ FIGURES: dict[str, Callable[[], str]] = {
     "second-order": second_order,
     "features": features,
     "launch-times": launch_times,
+    "chaos": cluster_figures.chaos,
+    "soak": cluster_figures.soak,
+    "overhead": cluster_figures.overhead,
+    "ceiling": cluster_figures.ceiling,
+    "outlook": cluster_figures.outlook,
 }
 
 
