@@ -7,11 +7,13 @@ asked for through Ray's object store. The pool, the buffer and the learner are t
 and the learner is held to one core. Everything of the model is measured by itself, without looking at the results of
 the runs that it is compared with:
 
-    X(N) = min(min(N, cap) / (t + o), 1 / s, 1 / c)
+    X(N) ~ min(N / (t + o), 1 / s, 1 / c)
 
-with N actors, ``cap`` pieces of work under way at most, ``t`` seconds of work, ``o`` seconds more from handing out to
-taking (one actor alone), ``s`` seconds a result that the senders need, and ``c`` seconds of its core that a result
-costs the learner. Writes results/ceiling.json and docs/images/ceiling.png.
+with N actors (of which no more work than there are pieces under way), ``t`` seconds of work, ``o`` seconds more from
+handing out to taking (one actor alone), ``s`` seconds a result that the senders need, and ``c`` seconds of its core
+that a result costs the learner. That is the limit for few and for many actors; between them mean value analysis of a closed
+network says how results wait for one another (Reiser & Lavenberg 1980, "Mean-value analysis of closed multichain
+queuing networks", J. ACM 27). Writes results/ceiling.json and docs/images/ceiling.png.
 """
 
 from __future__ import annotations
@@ -187,8 +189,9 @@ def sized(megabytes: float, actors: list[int], seconds: float) -> dict[str, Any]
         row: dict[str, Any] = {"actors": count, **measured(new_learner(config), pool, seconds)}
         pool.close()
         if overhead is None:  # what one actor alone shows; all others are then predicted
-            overhead = 1 / row["results_per_second"] - t
-        row["predicted"] = min(min(count, CAP) / (t + overhead), 1 / sending, 1 / cost)
+            overhead = 1 / row["results_per_second"] - t - sending - cost
+        # A step's results wait until it is full, so that half of one is not under way on average.
+        row["predicted"] = throughput(min(count, CAP - ITEMS // 2), t + overhead, (sending, cost))
         row["error"] = row["results_per_second"] / row["predicted"] - 1
         rows.append(row)
         print(megabytes, {key: round(value, 3) for key, value in row.items()}, flush=True)
@@ -203,6 +206,16 @@ def sized(megabytes: float, actors: list[int], seconds: float) -> dict[str, Any]
         "learner_seconds": cost,
         "rows": rows,
     }
+
+
+def throughput(customers: int, think: float, services: tuple[float, ...]) -> float:
+    """Results a second of a closed network: ``customers`` that wait ``think`` seconds, then queue at each service."""
+    queues, rate = [0.0] * len(services), 0.0
+    for count in range(1, customers + 1):
+        times = [service * (1 + queue) for service, queue in zip(services, queues, strict=True)]
+        rate = count / (think + sum(times))
+        queues = [rate * each for each in times]
+    return rate
 
 
 def plot(found: dict[str, Any]) -> None:

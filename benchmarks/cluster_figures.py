@@ -43,8 +43,8 @@ def soak() -> str:
         return unmeasured("soak")
     return (
         f"In {values['minutes']:g} minutes {values['kills']} actors were killed while {values['steps']} steps were "
-        f"taken. The driver's memory grew by {values['driver_mb_per_hour']:+.1f} MB an hour, what the object store holds by "
-        f"{values['object_store_mb_per_hour']:+.1f}. Left after the end: {values['actors_left']} actors, "
+        f"taken. The driver's memory grew by {values['driver_mb_per_hour']:+.1f} MB an hour, what the object store "
+        f"holds by {values['object_store_mb_per_hour']:+.1f}. Left after the end: {values['actors_left']} actors, "
         f"{values['processes_left']} processes, {values['files_left']} files, {values['shared_memory_left']} pieces of "
         "shared memory (`benchmarks/results/soak.json`).\n\n![Memory over time](images/soak.png)\n"
     )

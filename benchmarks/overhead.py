@@ -19,7 +19,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -89,7 +88,7 @@ def plot(found: dict[str, dict[str, Any]]) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    names: dict[str, Callable[[], str] | str] = {
+    names = {
         "first_step": "command to first step",
         "actor_killed": "actor's death to the next step",
         "driver_killed": "driver's death to the next step",
@@ -97,9 +96,9 @@ def plot(found: dict[str, dict[str, Any]]) -> None:
     figure, axes = pyplot.subplots(figsize=(7, 2.4), layout="constrained")
     for place, (name, label) in enumerate(names.items()):
         axes.plot(found[name]["each"], [place] * len(found[name]["each"]), "C0o", alpha=0.6)
-        axes.plot([LIMITS[name]], [place], "C3|", markersize=22)
-        axes.text(0, place + 0.25, str(label), fontsize="small")
-    axes.set(yticks=[], xlabel="seconds (red: what it may take)", xlim=(0, None), ylim=(-0.5, 2.7))
+        axes.plot([LIMITS[name]], [place], "C3|", markersize=14)
+        axes.text(0.2, place + 0.32, label, fontsize="small")
+    axes.set(yticks=[], xlabel="seconds (red: what it may take)", xlim=(0, None), ylim=(-0.5, 2.8))
     figure.savefig(IMAGE, dpi=110)
 
 
