@@ -11,9 +11,9 @@ the runs that it is compared with:
 
 with N actors (of which no more work than there are pieces under way), ``t`` seconds of work, ``o`` seconds more from
 handing out to taking (one actor alone), ``s`` seconds a result that the senders need, and ``c`` seconds of its core
-that a result costs the learner. That is the limit for few and for many actors; between them mean value analysis of a closed
-network says how results wait for one another (Reiser & Lavenberg 1980, "Mean-value analysis of closed multichain
-queuing networks", J. ACM 27). Writes results/ceiling.json and docs/images/ceiling.png.
+that a result costs the learner. That is the limit for few and for many actors; between them mean value analysis of a
+closed network says how results wait for one another (Reiser & Lavenberg 1980, "Mean-value analysis of closed
+multichain queuing networks", J. ACM 27). Writes results/ceiling.json and docs/images/ceiling.png.
 """
 
 from __future__ import annotations

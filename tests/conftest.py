@@ -89,6 +89,14 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _away_from_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What metagen remembers of clusters is not put where the user has their own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("METAGEN_HOME", str(tmp_path_factory.mktemp("metagen")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny_images() -> ImageSet:
     """14 classes of 16 grey 16x16 images, each a smooth pattern of its class with noise; 8 train, 3 valid, 3 test."""
