@@ -16,7 +16,7 @@ def benchmark() -> None:
     """Measure what metagen does, against what it must beat.
 
     few-shot is in the package; the others are scripts of the repository, run from a checkout, and take the script's own
-    options after '--'. All of them keep what is done: an interrupted one goes on where it was.
+    options after '--'. Those that train keep what is done: an interrupted one goes on where it was.
     """
 
 
