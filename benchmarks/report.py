@@ -9,32 +9,20 @@ written here, from nothing but the JSON. ``--check`` writes nothing and fails if
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+
+import report_evidence as evidence
+from report_evidence import RESULTS, loss_table, result
 
 import cluster_figures
 
 ROOT = Path(__file__).parent.parent
-RESULTS = ROOT / "benchmarks" / "results"
 PLACE = re.compile(
     r"<!-- figure: (?P<name>[a-z-]+) -->\n(?:(?P<body>(?:(?!<!-- figure:).)*?)<!-- end figure -->\n)?", re.DOTALL
 )
-NAMES = {
-    "meta": "metagen: learned policy",
-    "finetune": "the same weights, tuned Adam",
-    "finetune_oracle": "the same, Adam tuned on this data set",
-    "joint": "joint, unconditioned, tuned Adam",
-}
-
-
-def result(name: str) -> dict[str, Any]:
-    """One benchmark's figures."""
-    values: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
-    return values
 
 
 def quickstart_time() -> str:
@@ -45,22 +33,6 @@ def quickstart_time() -> str:
         f"{machine['cores']} cores of an {machine['processor'].split(' (')[0]} "
         f"(`benchmarks/results/quickstart.json`).\n"
     )
-
-
-def loss_table(values: dict[str, Any]) -> str:
-    """Query losses of all methods, with intervals."""
-    steps = values["steps"]
-    lines = ["| method | " + " | ".join(f"{k} steps" for k in steps) + " |", "|---|" + "---|" * len(steps)]
-    for method, entry in values["methods"].items():
-        cells = [entry["query_loss"][str(k)] for k in steps]
-        row = " | ".join(f"{c['mean']:.4f}" for c in cells)
-        lines.append(f"| {NAMES[method]} | {row} |")
-    for method, entry in values["methods"].items():
-        if "meta_minus_this" in entry:
-            cells = [entry["meta_minus_this"][str(k)] for k in steps]
-            row = " | ".join(f"{c['mean']:+.4f} ({c['low']:+.4f}, {c['high']:+.4f})" for c in cells)
-            lines.append(f"| metagen minus *{NAMES[method]}* | {row} |")
-    return "\n".join(lines) + "\n"
 
 
 def results_table() -> str:
@@ -105,21 +77,6 @@ def second_order() -> str:
     return (
         "Processor time and peak memory of the meta-gradient of one episode of the quickstart, in float32, one thread "
         "(`benchmarks/results/second_order.json`):\n\n" + "\n".join(lines) + "\n"
-    )
-
-
-def features() -> str:
-    values = result("feature_classifier")
-    lines = ["| classes never seen | classes | `strokes` | `pyramid` |", "|---|---|---|---|"]
-    for name, found in values["unseen_classes"].items():
-        shares = (f"{found[kind]['share']:.1%}" for kind in ("strokes", "pyramid"))
-        lines.append(f"| {name} | {found['strokes']['classes']} | {' | '.join(shares)} |")
-    return (
-        f"It has {values['parameters']:,} parameters in {values['bytes'] / 1000:.0f} kB, was trained in "
-        f"{values['processor_seconds']:.0f} s of one core on {values['classes']} classes, and names the class of "
-        f"{values['held_out_accuracy']:.1%} of their images that it did not see. How often the mean of half of a "
-        "class's images is the nearest of all classes to an image of the other half "
-        "(`benchmarks/results/feature_classifier.json`):\n\n" + "\n".join(lines) + "\n"
     )
 
 
@@ -229,7 +186,12 @@ FIGURES: dict[str, Callable[[], str]] = {
     "quickstart-table": results_table,
     "scaling": scaling,
     "second-order": second_order,
-    "features": features,
+    "features": evidence.features,
+    "pretrained-recipe": evidence.pretrained_recipe,
+    "pretrained-metrics": evidence.pretrained_metrics,
+    "few-shot-verdicts": evidence.few_shot_verdicts,
+    "few-shot-training": evidence.few_shot_training,
+    "few-shot-tables": evidence.few_shot_tables,
     "launch-times": launch_times,
     "chaos": cluster_figures.chaos,
     "soak": cluster_figures.soak,
@@ -259,7 +221,8 @@ def filled(text: str) -> str:
 
 def pages() -> list[Path]:
     """README and every page of the documentation that has a figure."""
-    found = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    card = ROOT / "launch" / "weights" / "pretrained" / "MODEL_CARD.md"
+    found = [ROOT / "README.md", card, *sorted((ROOT / "docs").rglob("*.md"))]
     return [path for path in found if PLACE.search(path.read_text())]
 
 

@@ -14,11 +14,13 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from launch import pretrained
 from launch.generators.generation import write_picture
 from launch.generators.page import Row, html_page
 from launch.generators.rivals import Rival, rivals_of
 from launch.generators.tables import print_tables
 from metagen import __version__, tasks
+from metagen.bootstrap import LEVEL
 from metagen.checkpoint import load_checkpoint
 from metagen.errors import UserError
 from metagen.evaluate import (
@@ -89,11 +91,12 @@ def run_evaluation(request: Request) -> None:
     home = home_of(request.checkpoint)
     values: dict[str, Any] = {
         "metagen": __version__,
-        "checkpoint": str(request.checkpoint),
+        "checkpoint": pretrained.NAME if request.checkpoint == pretrained.FOLDER else str(request.checkpoint),
         "step": saved.state.step,
         "data": images.name,
         "split": request.split,
         "split_origin": images.split_origin,
+        "interval_percent": LEVEL,
         "shots": shots,
         "steps": list(request.steps),
         "seed": request.seed,
@@ -222,4 +225,6 @@ def write_text(target: Path, text: str, option: str) -> None:
 
 def home_of(checkpoint: Path) -> Path:
     """Where results lie by default: the run folder, also when one of its checkpoints was named."""
+    if checkpoint == pretrained.FOLDER:
+        return pretrained.RESULTS
     return checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint
