@@ -17,6 +17,8 @@ from pathlib import Path
 import report_evidence as evidence
 from report_evidence import RESULTS, loss_table, result
 
+import cluster_figures
+
 ROOT = Path(__file__).parent.parent
 PLACE = re.compile(
     r"<!-- figure: (?P<name>[a-z-]+) -->\n(?:(?P<body>(?:(?!<!-- figure:).)*?)<!-- end figure -->\n)?", re.DOTALL
@@ -191,6 +193,11 @@ FIGURES: dict[str, Callable[[], str]] = {
     "few-shot-training": evidence.few_shot_training,
     "few-shot-tables": evidence.few_shot_tables,
     "launch-times": launch_times,
+    "chaos": cluster_figures.chaos,
+    "soak": cluster_figures.soak,
+    "overhead": cluster_figures.overhead,
+    "ceiling": cluster_figures.ceiling,
+    "outlook": cluster_figures.outlook,
     "command-times": command_times,
     "bandwidth": bandwidth,
     "policy-table": policy_table,
