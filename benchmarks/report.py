@@ -14,10 +14,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import report_cluster
 import report_evidence as evidence
 from report_evidence import RESULTS, loss_table, result
-
-import cluster_figures
 
 ROOT = Path(__file__).parent.parent
 PLACE = re.compile(
@@ -193,11 +192,11 @@ FIGURES: dict[str, Callable[[], str]] = {
     "few-shot-training": evidence.few_shot_training,
     "few-shot-tables": evidence.few_shot_tables,
     "launch-times": launch_times,
-    "chaos": cluster_figures.chaos,
-    "soak": cluster_figures.soak,
-    "overhead": cluster_figures.overhead,
-    "ceiling": cluster_figures.ceiling,
-    "outlook": cluster_figures.outlook,
+    "chaos": report_cluster.chaos,
+    "soak": report_cluster.soak,
+    "overhead": report_cluster.overhead,
+    "ceiling": report_cluster.ceiling,
+    "outlook": report_cluster.outlook,
     "command-times": command_times,
     "bandwidth": bandwidth,
     "policy-table": policy_table,
