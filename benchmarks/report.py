@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import report_cluster
 import report_evidence as evidence
 from report_evidence import RESULTS, loss_table, result
 
@@ -191,6 +192,11 @@ FIGURES: dict[str, Callable[[], str]] = {
     "few-shot-training": evidence.few_shot_training,
     "few-shot-tables": evidence.few_shot_tables,
     "launch-times": launch_times,
+    "chaos": report_cluster.chaos,
+    "soak": report_cluster.soak,
+    "overhead": report_cluster.overhead,
+    "ceiling": report_cluster.ceiling,
+    "outlook": report_cluster.outlook,
     "command-times": command_times,
     "bandwidth": bandwidth,
     "policy-table": policy_table,

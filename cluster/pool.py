@@ -12,12 +12,15 @@ from typing import Any, NamedTuple
 
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
+from torch import Tensor
 
+from cluster.reduction import Reduction
 from cluster.roster import Member, Roster, reason
 from metagen.config import RunConfig
 from metagen.pool import Crew
-from metagen.records import Snapshot, Vector, WorkItem, WorkResult
+from metagen.records import Snapshot, Vector, WorkItem, WorkResult, borrowed
 from metagen.tasks.imageset import ImageSet
+from metagen.wire import total
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +49,11 @@ class _Piece:
     published: _Published
     holders: list[Member] = field(default_factory=list)
     done: bool = False
+    vector: Any = None
+    """Reference to its meta-gradient, where that stays on its node."""
+    node: str = ""
+    again: bool = False
+    """Whether its result was not finite, and it is done again to see whether that was the machine's fault."""
 
 
 class RayPool:
@@ -57,8 +65,14 @@ class RayPool:
     - What an actor held that is lost (``events["lost"]``) goes to others, before all other work.
     - What takes much longer than most is given to a free actor as well (``"backups"``; backup tasks of Dean & Ghemawat
       2004, *MapReduce*, section 3.6). The first result counts, the other is never fetched (``"duplicates"``).
+    - A result that is not finite is asked of another actor before it counts (``"again"``): one that overflows does so
+      anywhere, a fault of a machine does not.
     - An actor that does not answer long after others have done its work is replaced (``"frozen"``).
     - Actors that come later (``"joined"``) get work as soon as they can.
+
+    With ``pool.aggregate``, or a wire of its own, meta-gradients stay on the nodes where they are made until the
+    learner knows their weights. Then each node sums its own and sends one vector (``reduction.py``). What was on a node
+    that is gone is done again.
     """
 
     roster: type[Roster] = Roster
@@ -72,10 +86,15 @@ class RayPool:
         self.backup = config.pool.backup
         self._waiting: deque[_Piece] = deque()
         self._running: dict[Any, tuple[_Piece, Member]] = {}
+        self._vectors: dict[Any, Any] = {}  # of those, references to meta-gradients that stay on their nodes
+        self._keep = config.max_staleness + 1
         self._arrived: deque[WorkResult] = deque()
         self._seconds: deque[float] = deque(maxlen=32)  # what pieces took of late
         self._published: _Published | None = None
         self._tended = 0.0
+        self.wire, self._aggregate = config.wire, config.pool.aggregate
+        self._apart: dict[tuple[str, int], _Piece] = {}  # pieces whose meta-gradients are on their nodes
+        self._reduction = Reduction(config.wire)
         self._roster = self.roster(config, images, crews)
 
     @property
@@ -85,7 +104,7 @@ class RayPool:
 
     @property
     def events(self) -> Mapping[str, int]:
-        """What befell the actors since the start: joined, lost, frozen, backups, duplicates."""
+        """What befell the actors since the start: joined, lost, frozen, backups, duplicates, again."""
         return self._roster.events
 
     def submit(self, items: Sequence[WorkItem], snapshot: Snapshot) -> None:
@@ -106,8 +125,47 @@ class RayPool:
             self._receive()
         return self._arrived.popleft()
 
+    def total(
+        self, results: Sequence[WorkResult], weights: Sequence[float], parameters: int, policy: int
+    ) -> tuple[Tensor, Tensor]:
+        """The weighted sums ``[P]`` and ``[G]``: of vectors that are here in their order, then node by node."""
+        pieces = [self._apart.get((result.work_id, result.version)) for result in results]
+        here = [(result, weight) for result, weight, piece in zip(results, weights, pieces, strict=True) if not piece]
+        gradient, policy_gradient = total([r for r, _ in here], [w for _, w in here], parameters, policy)
+        left = [(weight, piece) for weight, piece in zip(weights, pieces, strict=True) if piece]
+        for result, weight, piece in zip(results, weights, pieces, strict=True):
+            if piece:
+                policy_gradient.add_(borrowed(result.policy_update), alpha=weight)
+        while left:
+            self._make_again([piece for _, piece in left if piece.vector is None])
+            nodes = list(dict.fromkeys(piece.node for _, piece in left))
+            groups = {node: [(weight, piece.vector) for weight, piece in left if piece.node == node] for node in nodes}
+            for node, sums in self._reduction.totals(groups).items():
+                if sums is not None:
+                    gradient.add_(sums)
+                    left = [(weight, piece) for weight, piece in left if piece.node != node]
+            for _, piece in left:
+                piece.vector = None
+        # Copies that the learner has refused, and results of steps that were undone, are asked for no more.
+        newest = max((result.version for result in results), default=0)
+        taken = {(result.work_id, result.version) for result in results}
+        self._apart = {
+            key: piece for key, piece in self._apart.items() if key not in taken and key[1] >= newest - self._keep
+        }
+        return gradient, policy_gradient
+
+    def residual(self) -> Tensor:
+        """What the nodes' senders have not said yet, in sum ``[P]``; empty if there is none."""
+        return self._reduction.residual()
+
+    def restore(self, residual: Tensor) -> None:
+        """Go on with ``residual`` as what has not been said."""
+        self._reduction.restore(residual)
+
     def close(self) -> None:
         """Stop the actors; results still on their way are dropped."""
+        self._reduction.close()
+        self._apart = {}
         self._roster.close()
         self._waiting, self._running, self._arrived = deque(), {}, deque()
 
@@ -130,7 +188,12 @@ class RayPool:
             member.since = time.monotonic()
         member.held.append(piece)
         piece.holders.append(member)
-        self._running[member.handle.run.remote(piece.item, *piece.published)] = (piece, member)
+        if self.wire == "auto" and (self._aggregate is None or len(self._roster.able) < self._aggregate):
+            self._running[member.handle.run.remote(piece.item, *piece.published)] = (piece, member)
+        else:
+            head, vector = member.handle.run_apart.remote(piece.item, *piece.published)
+            self._running[head] = (piece, member)
+            self._vectors[head] = vector
 
     def _receive(self) -> None:
         """Wait a little for results, and take in those that have come."""
@@ -162,13 +225,26 @@ class RayPool:
             self._release(reference, piece, member)
             self._redo(piece)
             return
+        vector = self._vectors.get(reference)
         self._release(reference, piece, member)
+        if not result.sound and not piece.again:
+            piece.again = True
+            self._roster.events["again"] += 1
+            others = [other for other in self._roster.able if other is not member] or [member]
+            self._give(piece, min(others, key=lambda other: len(other.held)))
+            return
         piece.done = True
         self._seconds.append(result.seconds)
-        self._arrived.append(result)
+        known = piece.node != ""  # made again, for its vector alone
+        if vector is not None and result.sound and not result.probes:
+            piece.vector, piece.node = vector, member.node
+            self._apart[result.work_id, result.version] = piece
+        if not known:
+            self._arrived.append(result)
 
     def _release(self, reference: Any, piece: _Piece, member: Member) -> None:
         del self._running[reference]
+        self._vectors.pop(reference, None)
         member.held.remove(piece)
         piece.holders.remove(member)
         member.since = time.monotonic()
@@ -190,6 +266,16 @@ class RayPool:
                 "step %d, index %d is lost with its actor and goes to another", piece.item.step, piece.item.index
             )
             self._waiting.appendleft(piece)
+
+    def _make_again(self, pieces: list[_Piece]) -> None:
+        """Have the vectors of ``pieces`` made again, whose node is gone."""
+        for piece in pieces:
+            piece.done = False
+            self._redo(piece)
+        while not all(piece.done for piece in pieces):
+            self._tend()
+            self._hand_out()
+            self._receive()
 
     def _tend(self) -> None:
         """Look after the actors, and after what takes too long."""

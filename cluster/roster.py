@@ -35,6 +35,8 @@ class Member:
     """Reference to its answer that it can work."""
     able: bool = False
     """Whether it has given it."""
+    node: str = ""
+    """Where it then is."""
     held: list[Any] = field(default_factory=list)
     """Pieces of work that it holds, the one that it works on first."""
     since: float = 0.0
@@ -152,14 +154,14 @@ class Roster:
 
     def _welcome(self, member: Member, reference: Any) -> None:
         try:
-            ray.get(reference)
+            node = ray.get(reference)
         except RayTaskError as error:
             raise reason(error) from None
         except RayActorError:  # gone before it could work, such as with its node
             self.events["lost"] += 1
             self._replace(member)
             return
-        member.preparing, member.able, member.since = None, True, time.monotonic()
+        member.preparing, member.able, member.node, member.since = None, True, node, time.monotonic()
         self.events["joined"] += 1
 
     def _replace(self, member: Member) -> None:

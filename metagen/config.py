@@ -23,6 +23,7 @@ from metagen.registry import find, options_of
 from metagen.strict import Strict
 from metagen.tasks.augment import AugmentConfig
 from metagen.tasks.config import CategoriesConfig, DataConfig
+from metagen.wire import Wire
 
 ALL = ("*",)
 """The pattern that names every parameter."""
@@ -114,6 +115,9 @@ class PoolConfig(CrewConfig):
     address: str | None = None
     in_flight: int | None = Field(None, ge=1, le=64)
     """Pieces of work that an actor holds at most; None for 1, or 2 where workers may be ahead of the learner."""
+    aggregate: int | None = Field(None, ge=1)
+    """Actors from which on meta-gradients are summed on their nodes, and one vector a node travels to the learner; None
+    for never. Sums are then rounded in another order."""
     backup: float = Field(3.0, ge=0)
     """A piece that takes this many times as long as most is given to a free actor as well, and the first result counts;
     0 for never."""
@@ -177,6 +181,9 @@ class RunConfig(Strict):
     wait while the learner applies a step."""
     age_power: float = Field(1.0, ge=0)
     """In mode async a gradient of age ``a`` is weighted by ``(1 + a) ** -age_power``; 0 for no difference."""
+    wire: Wire = "auto"
+    """What meta-gradients travel as: auto for each by itself, in the dtype that networks compute in; fp32, bf16 or int8
+    (with error feedback) for their weighted sum of each node."""
     guard: GuardConfig = GuardConfig()
     pool: PoolConfig = PoolConfig()
     log: LogConfig = LogConfig()

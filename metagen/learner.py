@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,7 +18,6 @@ from metagen.flat import Layout
 from metagen.guard import Diverged, Watch, anchor_due, new_phase, observe, rolled_back
 from metagen.outer import Moments, OuterConfig, adam, direction, no_moments
 from metagen.policies import Explorer, Improvement
-from metagen.probes import reported
 from metagen.records import (
     Experience,
     Outcome,
@@ -31,6 +30,9 @@ from metagen.records import (
     packed,
 )
 from metagen.state import MetaState, from_anchor, owed_after, to_anchor
+from metagen.wire import total
+
+AddUp = Callable[[Sequence[WorkResult], Sequence[float], int, int], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -86,8 +88,10 @@ class Learner:
             return Verdict.STALE
         return Verdict.NONFINITE if nonfinite_parts(result) else Verdict.ACCEPTED
 
-    def step(self, results: Iterable[WorkResult]) -> Applied:
+    def step(self, results: Iterable[WorkResult], add_up: AddUp = total) -> Applied:
         """Apply one outer step from ``results``, in the order of their index whatever order they came in.
+
+        ``add_up`` makes the weighted sum of those that are accepted: a pool may do so where they are.
 
         Raises ``Diverged``, a ``UserError``, and leaves the state as it is, if none of them can be accepted, or at the
         end of a run of steps with non-finite results, or if the guard would go back once too often.
@@ -97,12 +101,8 @@ class Learner:
         self._check_usable(accepted, verdicts, broken)
         weights = np.array([r.tasks for r in accepted], dtype=np.float64)
         weights /= weights.sum()
-        gradient, policy_gradient = torch.zeros(self.layout.size), torch.zeros(len(self.state.policy))
         shares, damping = self._damped(weights, accepted)
-        for result, weight in zip(accepted, shares, strict=True):
-            slope, policy_slope = reported(result, len(gradient), len(policy_gradient))
-            gradient.add_(slope, alpha=weight)
-            policy_gradient.add_(policy_slope, alpha=weight)
+        gradient, policy_gradient = add_up(accepted, shares, self.layout.size, len(self.state.policy))
         names = {name for result in accepted for name in result.metrics}
         metrics = {
             name: float(sum(w * r.metrics.get(name, 0.0) for w, r in zip(weights, accepted, strict=True)))

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
+from torch import Tensor
 
 from metagen import work
 from metagen.records import Snapshot, WorkItem, WorkResult
+from metagen.wire import Sender, received, total
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,20 @@ class Pool(Protocol):
         """The next result to come, of any item submitted; ``LookupError`` if none is under way."""
         ...
 
+    def total(
+        self, results: Sequence[WorkResult], weights: Sequence[float], parameters: int, policy: int
+    ) -> tuple[Tensor, Tensor]:
+        """The weighted sums of the results' meta-gradients ``[P]`` and policy updates ``[G]``, as they travelled."""
+        ...
+
+    def residual(self) -> Tensor:
+        """What compression has held back of all sums so far ``[P]``, for a checkpoint; empty if nothing."""
+        ...
+
+    def restore(self, residual: Tensor) -> None:
+        """Go on with ``residual`` as what was held back."""
+        ...
+
     def close(self) -> None:
         """Stop the workers."""
         ...
@@ -63,6 +79,7 @@ class SerialPool:
     def __init__(self, parts: work.Parts) -> None:
         self.parts = parts
         self.events: dict[str, int] = {}
+        self.sender = Sender(parts.config.wire)
         self._waiting: deque[tuple[WorkItem, Snapshot]] = deque()
 
     def submit(self, items: Sequence[WorkItem], snapshot: Snapshot) -> None:
@@ -72,6 +89,20 @@ class SerialPool:
         if not self._waiting:
             raise LookupError("no work is under way")
         return work.run(self.parts, *self._waiting.popleft(), worker="serial")
+
+    def total(
+        self, results: Sequence[WorkResult], weights: Sequence[float], parameters: int, policy: int
+    ) -> tuple[Tensor, Tensor]:
+        gradient, policy_gradient = total(results, weights, parameters, policy)
+        # Directions from seeds are drawn where they are summed, and do not travel.
+        travels = self.sender.wire != "auto" and not any(result.probes for result in results)
+        return received(self.sender.send(gradient)) if travels else gradient, policy_gradient
+
+    def residual(self) -> Tensor:
+        return self.sender.residual
+
+    def restore(self, residual: Tensor) -> None:
+        self.sender.residual = residual
 
     def close(self) -> None:
         self._waiting.clear()

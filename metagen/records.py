@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -33,6 +34,15 @@ def unpacked(vector: Vector) -> Tensor:
     if vector.dtype == np.uint16:
         return torch.tensor(vector).view(torch.bfloat16).float()
     return torch.tensor(vector)
+
+
+def borrowed(vector: Vector) -> Tensor:
+    """As ``unpacked``, but float32 is not copied: a tensor ``[P]`` that may only be read."""
+    if vector.dtype == np.uint16:
+        return unpacked(vector)
+    with warnings.catch_warnings():  # torch warns of memory that cannot be written
+        warnings.simplefilter("ignore")
+        return torch.from_numpy(vector)
 
 
 def finite(vector: Vector) -> bool:
@@ -122,6 +132,9 @@ class WorkResult:
     probes: tuple[Probe, ...] = ()
     experiences: tuple[Experience, ...] = ()
     """What a policy that chooses learns from, beside the vectors."""
+    sound: bool = True
+    """Whether its vectors are finite, as the worker sees it: a pool may have the work of one that is not done again, by
+    another worker. The learner looks for itself."""
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from metagen.config import RunConfig
@@ -41,6 +42,8 @@ class MetaState:
     """Tasks applied so far."""
     recent: tuple[Snapshot, ...] = ()
     """Versions before this one, oldest first, that steps to come are estimated at (``max_staleness``)."""
+    residual: Tensor = field(default_factory=lambda: torch.zeros(0))
+    """What compression has held back of the sums so far ``[P]``; set when a checkpoint is made (``train.to_save``)."""
     watch: Watch = field(default_factory=Watch)
     anchor: Mapping[str, Tensor] = field(default_factory=dict)
     """The last good state's vectors by name, to go back to; empty without a guard and before the first step."""

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
 
 from metagen.buffer import Buffer
 from metagen.learner import Learner
 from metagen.pool import Pool
 from metagen.records import StepReport
+from metagen.state import MetaState
 
 
 def train(learner: Learner, pool: Pool) -> Iterator[StepReport]:
@@ -21,7 +25,7 @@ def train(learner: Learner, pool: Pool) -> Iterator[StepReport]:
     newest version that there was when it was handed out (``buffer.py``).
 
     After a report is yielded the learner's state is that of the report: a caller may save it, stop iterating at
-    any time, and continue later from what was saved. The work of the next step is under way by then.
+    any time (``to_save``), and continue later from what was saved. The work of the next step is under way by then.
     """
     config, buffer = learner.config, Buffer(learner)
 
@@ -29,6 +33,7 @@ def train(learner: Learner, pool: Pool) -> Iterator[StepReport]:
         for items, snapshot in buffer.due():
             pool.submit(items, snapshot)
 
+    pool.restore(learner.state.residual)
     started = time.perf_counter()
     hand_out()
     while learner.state.step < config.steps:
@@ -37,10 +42,12 @@ def train(learner: Learner, pool: Pool) -> Iterator[StepReport]:
             buffer.add(pool.take())
         taken = time.perf_counter()
         mine = buffer.take()
-        applied = learner.step(mine)
+        applied = learner.step(mine, pool.total)
         ended = time.perf_counter()
         if applied.rolled_back:  # what is under way was begun at versions that are no more
             buffer.clear()
+        if applied.rolled_back or config.phase_at(step)[1] + 1 == config.phases[config.phase_at(step)[0]].steps:
+            pool.restore(torch.zeros(0))  # what was held back is of a loss that is no more
         # Workers have their next work before the caller looks at this step, and need not wait for it.
         hand_out()
 
@@ -77,3 +84,8 @@ def train(learner: Learner, pool: Pool) -> Iterator[StepReport]:
             samples=applied.samples,
         )
         started = ended
+
+
+def to_save(learner: Learner, pool: Pool) -> MetaState:
+    """The learner's state with what compression has held back: what a checkpoint between two steps must hold."""
+    return replace(learner.state, residual=pool.residual())

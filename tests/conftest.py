@@ -61,27 +61,23 @@ TINY: dict[str, Any] = {
 }
 """Joint, then fomaml with learned step sizes, in milliseconds a step."""
 
-SHARED = ("site", "ray_session")
-"""Fixtures of which a machine has room for one."""
+SLOW = ("site", "ray_session")
+"""Fixtures that take long to set up, and whose tests take longest."""
 
 FAULTS = Path(__file__).parent / "cluster" / "faults"
 """Holds a module with estimators that fail on purpose, which configs name."""
 sys.path.insert(0, str(FAULTS))
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Among several workers: tests that share hosts, or the session's Ray, go to one of them, and begin first."""
-    if not hasattr(config, "workerinput"):
-        return
-    ranks = []
-    for item in items:
+    """Among several workers, which take a file each, the longest begin first: none is left to one worker at the end."""
+
+    def rank(item: pytest.Item) -> int:
         names = getattr(item, "fixturenames", ())
-        shared = next((name for name in SHARED if name in names), None)
-        if shared:
-            item.add_marker(pytest.mark.xdist_group(shared))
-        ranks.append(SHARED.index(shared) if shared else len(SHARED))
-    items[:] = [item for _, item in sorted(zip(ranks, items, strict=True), key=lambda pair: pair[0])]
+        return next((place for place, name in enumerate(SLOW) if name in names), len(SLOW))
+
+    if hasattr(config, "workerinput"):
+        items.sort(key=rank)
 
 
 @pytest.fixture(scope="session", autouse=True)

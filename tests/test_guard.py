@@ -40,6 +40,15 @@ class Upset:
         metrics = {**result.metrics, "loss": result.metrics["loss"] * self.factor}
         return replace(result, gradient=result.gradient * np.float32(self.factor), metrics=metrics)
 
+    def total(self, *arguments: Any) -> Any:
+        return self.inner.total(*arguments)
+
+    def residual(self) -> Any:
+        return self.inner.residual()
+
+    def restore(self, residual: Any) -> None:
+        self.inner.restore(residual)
+
     def close(self) -> None:
         self.inner.close()
 

@@ -185,9 +185,9 @@ def test_workers_ahead_of_the_learner_have_work_while_it_applies_a_step(tiny_con
     learner, parts = new_learner(tiny_config("max_staleness=1"))
     pool, apply, waiting = SerialPool(parts), learner.step, []
 
-    def step(results: Any) -> Any:
+    def step(*arguments: Any) -> Any:
         waiting.append([item.step for item, _ in pool._waiting])
-        return apply(results)
+        return apply(*arguments)
 
     learner.step = step
     next(train(learner, pool))

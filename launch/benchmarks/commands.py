@@ -16,7 +16,7 @@ def benchmark() -> None:
     """Measure what metagen does, against what it must beat.
 
     few-shot is in the package; the others are scripts of the repository, run from a checkout, and take the script's own
-    options after '--'. All of them keep what is done: an interrupted one goes on where it was.
+    options after '--'. Those that train keep what is done: an interrupted one goes on where it was.
     """
 
 
@@ -34,10 +34,10 @@ def _positive(default: int) -> dict[str, Any]:
 @click.option("--domains", default="own,omniglot", show_default=True, help="own: the preset's data. Or sources' names.")
 @click.option("--omniglot", type=click.Path(path_type=Path), help="A local file or folder; downloaded by default.")
 @click.option("--shots", default="5,1,10", show_default=True, help="Images shown; the first for samples and speed-up.")
-@click.option("--steps", default="0,1,5,10,20,50", show_default=True, callback=int_list, help="Inner steps.")
+@click.option("--steps", default="0,1,5,10,20", show_default=True, callback=int_list, help="Inner steps.")
 @click.option("--classes", **_positive(100), help="Test classes of each data set.")
-@click.option("--curve-classes", **_positive(24), help="Of them, for the speed-up.")
-@click.option("--sample-classes", **_positive(100), help="Of them, for new images.")
+@click.option("--curve-classes", **_positive(16), help="Of them, for the speed-up.")
+@click.option("--sample-classes", **_positive(50), help="Of them, for new images.")
 @click.option("--samples", **_positive(8), help="New images of each class.")
 @click.option("--tuning-classes", **_positive(8), help="Validation classes that step sizes are tuned on.")
 @click.option("--workers", type=click.IntRange(min=1), help="Processes.  [default: one a core]")

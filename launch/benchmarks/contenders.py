@@ -28,6 +28,8 @@ class Contender:
     """Patterns of the parameters that are moved; None for all."""
     oracle: bool = False
     """Tuned on validation classes of the data set that is tested on, and not of the one trained on."""
+    all_shots: bool = False
+    """Measured at every number of images shown, and not at the first alone."""
 
     def method(self, start: Method, size: float | None) -> Method:
         """The inner loop from ``start`` at one step size."""
@@ -41,11 +43,11 @@ class Contender:
 
 
 CONTENDERS: dict[str, Contender] = {
-    "meta": Contender("metagen: meta-trained, its own policy", "meta", ()),
+    "meta": Contender("metagen: meta-trained, its own policy", "meta", (), all_shots=True),
     "meta-adam": Contender("the same weights, tuned Adam", "meta"),
-    "conditioned": Contender("set-conditioned, joint, tuned Adam", "conditioned"),
+    "conditioned": Contender("set-conditioned, joint, tuned Adam", "conditioned", all_shots=True),
     "conditioned-oracle": Contender("the same, Adam tuned on this data set", "conditioned", oracle=True),
-    "joint": Contender("joint, tuned Adam", "joint"),
+    "joint": Contender("joint, tuned Adam", "joint", all_shots=True),
     "joint-film": Contender("joint, tuned Adam on FiLM and head", "joint", (*ADAM, 3e-3), adapted=HEAD_AND_FILM),
     "reptile-figr": Contender("Reptile, FIGR's settings", "reptile-figr", (1e-3,), "sgd"),
     "reptile": Contender("Reptile, tuned", "reptile"),

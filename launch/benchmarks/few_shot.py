@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from launch.benchmarks.contenders import CONTENDERS, losses_at, tuned_sizes
+from launch.benchmarks.contenders import CONTENDERS, Contender, losses_at, tuned_sizes
 from launch.benchmarks.models import MODELS, at_equal_compute, passes_of
 from launch.benchmarks.speedup import HORIZON, STEPS, curve
 from launch.preset import load_config
@@ -114,12 +114,12 @@ def _all(plan: Plan, jobs: Iterable[Callable[[], str]]) -> None:
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(plan.workers, mp_context=context) as pool:
         futures = [pool.submit(job) for job in jobs]
-        for done, future in enumerate(as_completed(futures), start=1):
-            try:
+        try:
+            for done, future in enumerate(as_completed(futures), start=1):
                 print(f"{done}/{len(futures)} {future.result()}", flush=True)
-            except BaseException:
-                pool.shutdown(wait=True, cancel_futures=True)
-                raise
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
 
 
 def folder_of(plan: Plan, seed: int, model: str) -> Path:
@@ -184,6 +184,11 @@ def start_of(plan: Plan, seed: int, model: str) -> Method:
     return Method(problem, network.initial.clone(), policy, policy.initial(network.layout))
 
 
+def shots_of(plan: Plan, contender: Contender) -> tuple[int, ...]:
+    """The numbers of images shown that a contender is measured at."""
+    return plan.shots if contender.all_shots else plan.shots[:1]
+
+
 def piece(plan: Plan, kind: str, seed: int, name: str, domain: str, shots: int) -> Path:
     """Where one measurement is kept."""
     return plan.out / f"seed{seed}" / kind / f"{name}-{domain}-{shots}.json"
@@ -199,7 +204,7 @@ def _measure(plan: Plan, seed: int, name: str, domain: str) -> str:
     contender = CONTENDERS[name]
     tuning_images = images if contender.oracle else tasks.load(plan.data(OWN))
     start = start_of(plan, seed, contender.model)
-    for shots in plan.shots:
+    for shots in shots_of(plan, contender):
         path = piece(plan, "losses", seed, name, domain, shots)
         if not path.exists():
             tuning = plan.bench(tuning_images, "valid", shots, plan.tuning_classes)

@@ -9,7 +9,7 @@ import numpy as np
 
 from launch.benchmarks.contenders import CONTENDERS
 from launch.benchmarks.environment import environment
-from launch.benchmarks.few_shot import ADAPTED, BENCH_SEED, FLOORS, RIVALS_IN_TIME, Plan, folder_of, piece
+from launch.benchmarks.few_shot import ADAPTED, BENCH_SEED, FLOORS, RIVALS_IN_TIME, Plan, folder_of, piece, shots_of
 from launch.benchmarks.models import MODELS, passes_of
 from launch.benchmarks.speedup import HORIZON, STEPS, Curve, speed_up
 from launch.training.log import LOG, events
@@ -74,7 +74,9 @@ def _losses(plan: Plan, domain: str, shots: int) -> dict[str, Any]:
     """In the form of an evaluation's ``methods``."""
     tables: dict[str, Values] = {}
     out: dict[str, Any] = {}
-    for name in CONTENDERS:
+    for name, contender in CONTENDERS.items():
+        if shots not in shots_of(plan, contender):
+            continue
         pieces = [_read(plan, "losses", seed, name, domain, shots) for seed in range(plan.seeds)]
         tables[name] = np.array([p["losses"] for p in pieces])  # [runs, classes, steps]
         out[name] = {

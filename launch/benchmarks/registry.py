@@ -34,8 +34,11 @@ class Script:
 SCRIPTED: dict[str, Script] = {
     "quickstart": Script("quickstart.py", "What the quickstart takes, and gives on unseen classes."),
     "policy": Script("policy.py", "Learned policies against the best fixed choices.", seeds=True),
+    "policy-transfer": Script("policy_transfer.py", "A learned optimiser on networks that it was not trained for."),
     "scaling": Script("scaling.py", "Ray actors against one process."),
     "inner-loop": Script("second_order.py", "Time and memory of exact meta-gradients."),
+    "commands": Script("commands.py", "How long a user waits for a command."),
+    "bandwidth": Script("bandwidth.py", "Results a second over a bounded link, against the model."),
     "gan-stability": Script("gan_stability.py", "A meta-trained GAN against one from scratch.", seeds=True),
     "cluster-start": Script("cluster_start.py", "How long a cluster of three hosts takes."),
 }

@@ -25,11 +25,11 @@ from metagen.learner import Learner
 from metagen.pool import Crew, Pool, SerialPool, available_cores, one_thread
 from metagen.precision import resolve
 from metagen.records import Quarantined, StepReport
-from metagen.state import initial_state
+from metagen.state import MetaState, initial_state
 from metagen.store import Store, bring_newest
 from metagen.tasks.categories import with_found
 from metagen.tasks.imageset import ImageSet
-from metagen.train import train
+from metagen.train import to_save, train
 
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
@@ -135,9 +135,9 @@ def _drive(
     console = Console(config, folder, workers.kind, workers.count, parts)
     journal = Journal(folder, config)
 
-    def save(name: str, last: bool = False) -> None:
+    def save(name: str, state: MetaState, last: bool = False) -> None:
         path = folder / "checkpoints" / name
-        checkpoint.save_checkpoint(path, config, layout, learner.state)
+        checkpoint.save_checkpoint(path, config, layout, state)
         journal.write("checkpoint", checkpoint=name, step=learner.state.step)
         if store is None:
             return
@@ -175,13 +175,14 @@ def _drive(
                     observe(report)
                 set_aside(report.quarantined)
                 if _due(config, report):
-                    save(f"step-{report.step:06d}")
+                    save(f"step-{report.step:06d}", to_save(learner, pool))
                     saved = report.step
                     checkpoint.prune(folder, config.log.keep)
                 if stop.asked:
                     break
+        state = to_save(learner, pool)
     except KeyboardInterrupt:  # the second signal, or one that came before the loop
-        stop.asked = True
+        state = to_save(learner, pool)
     except Diverged as error:
         set_aside(error.quarantined)
         journal.write("failed", step=learner.state.step, error=str(error))
@@ -197,11 +198,11 @@ def _drive(
     step = learner.state.step
     if step < config.steps:
         if saved < step:
-            save(f"step-{step:06d}", last=True)
+            save(f"step-{step:06d}", state, last=True)
         console.line(f"stopped after step {step} of {config.steps}: continue with 'metagen resume {folder}'")
         journal.write("stopped", step=step)
         raise KeyboardInterrupt
-    save("final", last=True)
+    save("final", state, last=True)
     journal.write("ended", step=step)
     console.line(f"checkpoint: {folder / 'checkpoints' / 'final'}")
 

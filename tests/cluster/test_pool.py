@@ -5,11 +5,13 @@ import signal
 import socket
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import ray
+import torch
 
 from cluster import pool as pool_module
 from cluster.connect import start_ray
@@ -238,3 +240,49 @@ def test_the_jobs_address_counts_where_none_is_given(closed_port: int, monkeypat
     monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{closed_port}")
     with pytest.raises(UserError, match=f"no Ray cluster answers at 127.0.0.1:{closed_port}"):
         start_ray(None, [Crew(1, 1)])
+
+
+def test_sums_whose_node_is_gone_are_made_again(
+    pool: RayPool, learner_and_parts: tuple[Learner, work.Parts], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner, _ = learner_and_parts
+    items = work.plan(learner.config, 2, 0)
+    plain = _work_through(pool, items, learner.snapshot())
+    monkeypatch.setattr(pool, "wire", "fp32")
+    apart = _work_through(pool, items, learner.snapshot())
+    assert all(len(result.gradient) == 0 for result in apart.values())
+    reduction, totals, lost = pool._reduction, pool._reduction.totals, []
+
+    def lose_once(groups: Any) -> Any:
+        if lost:
+            return totals(groups)
+        lost.extend(groups)
+        return dict.fromkeys(groups)
+
+    monkeypatch.setattr(reduction, "totals", lose_once)
+    weights = [0.1 * (1 + index) for index in range(len(items))]
+    size, policy = learner.layout.size, len(learner.state.policy)
+    sums = pool.total([apart[index] for index in sorted(apart)], weights, size, policy)
+    expected = SerialPool.total(
+        SerialPool(learner_and_parts[1]), [plain[index] for index in sorted(plain)], weights, size, policy
+    )
+    assert len(lost) == 1
+    assert all(torch.equal(one, other) for one, other in zip(sums, expected, strict=True))
+    assert not pool._apart
+    with pytest.raises(LookupError):  # what was made again does not come as a result again
+        pool.take()
+
+
+def test_a_machines_nan_is_gone_when_another_actor_does_the_work(
+    ray_session: None, new_learner: Any, tiny_config: Any, tmp_path: Path
+) -> None:
+    options = f"{{marker: {tmp_path}, deaths: 1}}"
+    config = tiny_config("phases.0.estimator=faults:NanOnce", f"phases.0.options={options}")
+    learner, parts = new_learner(config)
+    pool = RayPool(config, parts.images, workers=1)
+    try:
+        results = _work_through(pool, work.plan(config, 0, 0), learner.snapshot())
+    finally:
+        pool.close()
+    assert all(np.isfinite(result.gradient).all() for result in results.values())
+    assert pool.events["again"] == 1

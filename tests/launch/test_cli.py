@@ -19,6 +19,7 @@ import torch
 import yaml
 from PIL import Image
 
+from launch.benchmarks.registry import SCRIPTED
 from launch.cli import COMMANDS
 from launch.generators.tables import digits_of
 from launch.preset import presets
@@ -33,7 +34,7 @@ GROUPS = {
     "tasks": ("categories", "list", "show"),
     "cluster": ("init", "validate", "up", "status", "ssh", "down", "cost"),
     "jobs": ("list", "logs", "stop"),
-    "benchmark": ("few-shot", "quickstart", "policy", "scaling", "inner-loop", "gan-stability", "cluster-start"),
+    "benchmark": ("few-shot", *SCRIPTED),
 }
 ANSI_OR_BAR = re.compile(r"\x1b|[━╸╺█▏▎▍▌▋▊▉]|\r")
 

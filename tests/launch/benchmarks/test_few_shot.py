@@ -19,7 +19,7 @@ STEPS = ("--steps", "0,1,10", "--shots", "3,1")
 @pytest.fixture
 def trained_models(tiny_yaml: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A benchmark of two contenders in this process, whose models are there already."""
-    two = {"meta": contenders.CONTENDERS["meta"], "joint": Contender("joint", "joint", (1e-4, 1e-3))}
+    two = {"meta": contenders.CONTENDERS["meta"], "joint": Contender("joint", "joint", (1e-4, 1e-3), all_shots=True)}
     for module in (few_shot, few_shot_summary):
         monkeypatch.setattr(module, "CONTENDERS", two)
         monkeypatch.setattr(module, "MODELS", {name: models.MODELS[name] for name in ("meta", "joint")})
