@@ -84,7 +84,7 @@ def plain(loss: Loss, task: Task, rule: str, size: float, second_order: bool) ->
     slopes = torch.autograd.grad(value, list(parameters.values()))
     with torch.no_grad():
         torch._foreach_copy_(list(parameters.values()), kept)
-    return [float(x) for x in [*curve, value]], list(slopes)
+    return [float(x.detach()) for x in [*curve, value]], list(slopes)
 
 
 def _functional(loss: Loss, parameters: dict[str, nn.Parameter], task: Task, rule: str, size: float) -> Result:
@@ -146,7 +146,7 @@ def torchopt_loop(loss: Loss, task: Task, rule: str, size: float, second_order: 
         slopes = torch.autograd.grad(value, list(loss.parameters()))
         with torch.no_grad():
             torch._foreach_copy_(list(loss.parameters()), kept)
-        return [float(x) for x in [*curve, value]], list(slopes)
+        return [float(x.detach()) for x in [*curve, value]], list(slopes)
     leaves = list(loss.parameters())
     kept_state = torchopt.extract_state_dict(loss, by="reference")
     meta: Any = torchopt.MetaSGD(loss, lr=size) if rule == "sgd" else torchopt.MetaAdam(loss, lr=size, eps_root=1e-38)

@@ -11,7 +11,6 @@ import difflib
 import fnmatch
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -174,7 +173,7 @@ class FlatNetwork:
         """
 
         def loss(vector: Tensor, mine: Inputs) -> Tensor:
-            return self._called(partial(function, inputs=mine), vector)
+            return self._called(lambda module: function(module, mine), vector)
 
         slopes, losses = torch.vmap(torch.func.grad_and_value(loss))(parameters.to(self.dtype), inputs)
         return losses, slopes.to(parameters.dtype)

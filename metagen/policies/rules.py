@@ -7,6 +7,7 @@ whatever the number of layers; ``muon`` alone looks at convolution kernels one b
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -71,8 +72,10 @@ class Adam:
         m = state["first"] = _last(state, "first", gradient).clone()
         v = state["second"] = _last(state, "second", gradient).clone()
         # A step of size -1 from 0 is the direction.
-        sizes = {"lr": -1.0, "beta1": self.beta1, "beta2": self.beta2, "eps": self.epsilon, "weight_decay": 0.0}
-        adam([direction], [gradient], [m], [v], [], [taken], fused=True, amsgrad=False, maximize=False, **sizes)
+        kernel = partial(
+            adam, [direction], [gradient], [m], [v], [], [taken], fused=True, amsgrad=False, maximize=False
+        )
+        kernel(lr=-1.0, beta1=self.beta1, beta2=self.beta2, eps=self.epsilon, weight_decay=0.0)
         return direction
 
 
