@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -163,9 +162,16 @@ def memory(setting: Setting, order: str, name: str, dtype: str) -> float:
         before = torch.cuda.memory_allocated()
         one.run()
         return float(torch.cuda.max_memory_allocated() - before) / 2**20
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
+    before = _resident("VmRSS")
     one.run()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - pages * resource.getpagesize() / 2**20
+    return _resident("VmHWM") - before
+
+
+def _resident(kind: str) -> float:
+    """Resident memory of this process in MB: as it is (``VmRSS``) or its peak (``VmHWM``)."""
+    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines() if ":" in line)
+    return int(lines[kind].split()[0]) / 1024
 
 
 def apart(*arguments: object) -> Any:
