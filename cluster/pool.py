@@ -44,12 +44,14 @@ class RayPool:
     With two in flight the second waits at the actor, which never waits for the learner as long as there is work.
     An actor that dies is restarted by Ray; what it held is handed to whoever is free. Work is named by
     its work_id and depends on nothing but its arguments, so doing it again gives the same result.
+
+    ``images`` are an ``ImageSet``, or a reference to one that lies in the object store already.
     """
 
     def __init__(
         self,
         config: RunConfig,
-        images: ImageSet,
+        images: Any,
         workers: int,
         cpus: float = 1.0,
         gpus: float = 0.0,
@@ -65,7 +67,7 @@ class RayPool:
         self._silent_since: float | None = None  # the first death since the last result
         self._published: _Published | None = None
         # One put: actors on a node read the images from the same shared memory. Kept for actors that restart.
-        self._images = ray.put(images)
+        self._images = ray.put(images) if isinstance(images, ImageSet) else images
         options = {"num_cpus": cpus, "num_gpus": gpus, "runtime_env": {"env_vars": _environment()}}
         values = config.model_dump(mode="json")
         self._actors = [
