@@ -198,6 +198,20 @@ class _Leave(Stopper):
         return bool(self.asked)
 
 
+class _Here:
+    """A function of this process. Tune pickles what it is given, and nobody reads that: the pickle holds nothing."""
+
+    def __init__(self, function: Callable[..., None] | None = None) -> None:
+        self.function = function
+
+    def __call__(self, *arguments: Any, **values: Any) -> None:
+        assert self.function is not None
+        self.function(*arguments, **values)
+
+    def __reduce__(self) -> tuple[type[_Here], tuple[()]]:
+        return _Here, ()
+
+
 def run_sweep(
     sweep: SweepConfig,
     folder: Path,
@@ -215,12 +229,13 @@ def run_sweep(
     progress, place = ledger.read()
     space = sweep.make_space()
 
-    def record(event: str, **values: Any) -> None:
+    def write(event: str, **values: Any) -> None:
         nonlocal place
         ledger.write(event, **values)
         _, place = ledger.read(progress, place)
         tell(event, values, progress)
 
+    record = _Here(write)
     (folder / STOP).unlink(missing_ok=True)
     leave = _Leave(folder, None if sweep.budget is None else max(sweep.budget - progress.seconds, 0.0))
     proposals = Proposals(sweep, space, progress, record)
@@ -248,7 +263,6 @@ def run_sweep(
                 stop=leave,
                 callbacks=[_Recorder(sweep, record, proposals, leave)],
                 failure_config=tune.FailureConfig(max_failures=sweep.trial.retries),
-                checkpoint_config=tune.CheckpointConfig(num_to_keep=2),
                 verbose=0,
             ),
         )

@@ -168,9 +168,10 @@ def _losses_counted(family: Family, network: nn.Module, support: Tensor, count: 
     images = support[:1].expand(count, -1, -1, -1).contiguous()
     with torch.device("cpu"):
         drawn = family.draw(count, torch_generator("describe"))
-    draw = {name: value.to(support.device) for name, value in drawn.items()}
+    if support.is_meta:  # whole numbers are places and shifts, whose values a family may look at
+        drawn = {n: v.to("meta") if v.is_floating_point() else torch.zeros_like(v) for n, v in drawn.items()}
     with _counting(network) as counted:
-        family.losses(network, Condition.of_tasks(support[None]), images, draw)
+        family.losses(network, Condition.of_tasks(support[None]), images, drawn)
     return counted
 
 

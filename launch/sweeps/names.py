@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 
@@ -26,3 +26,9 @@ def shown(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.3g}"
     return value if isinstance(value, str) else json.dumps(value)
+
+
+def choices(assignment: Mapping[str, Any]) -> str:
+    """An assignment in one line: ``patch 2, levels 1, learning_rate 0.03``."""
+    names = short_names(assignment)
+    return ", ".join(f"{names[name]} {shown(value)}" for name, value in assignment.items())

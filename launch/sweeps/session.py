@@ -5,19 +5,17 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from launch.sweeps import folder as folders
 from launch.sweeps.durations import short
 from launch.sweeps.hparams import HParams
-from launch.sweeps.names import short_names, shown
+from launch.sweeps.names import choices
 from metagen import tasks
 from metagen.errors import UserError
 from metagen.pool import one_thread
@@ -26,6 +24,7 @@ from metagen.search.config import SweepConfig
 from metagen.search.judge import Judge
 from metagen.search.ledger import Progress, Tried
 from metagen.search.limits import Facts, Refused, admitted
+from metagen.search.space import Assignment
 from metagen.seeding import numpy_generator
 from metagen.tasks.categories import with_found
 from metagen.tasks.imageset import ImageSet
@@ -100,32 +99,32 @@ def preview(sweep: SweepConfig) -> None:
     one_thread()
     images, space = _images(sweep), sweep.make_space()
     console = Console(highlight=False, markup=False, emoji=False)
-    names = short_names(space.parameters)
-    table = Table(title=f"{sweep.name}: proposals at random", title_justify="left", box=None)
-    for name in ("parameters", "FLOPs", *names.values()):
-        table.add_column(name, justify="right", overflow="fold")
+    console.print(f"{sweep.name}: proposals at random", style="bold")
     found: list[Facts] = []
-    reasons: Counter[str] = Counter()
+    refusals: list[tuple[int, Assignment, str]] = []
     for index in range(LOOKED_AT):
         assignment = space.draw(numpy_generator(sweep.seed, "preview", index))
         try:
             _, facts = admitted(sweep, space, assignment)
         except Refused as refused:
-            reasons[str(refused)] += 1
+            refusals.append((index, assignment, str(refused)))
             continue
         found.append(facts)
         if len(found) <= SHOWN:
-            cells = [shown(assignment[name]) if name in assignment else "-" for name in names]
-            table.add_row(f"{facts.parameters:,}", f"{facts.flops / 1e6:.3g} M", *cells)
-    console.print(table)
-    line = lambda name, text: console.print(f"{name:<11}{text}", soft_wrap=True)  # noqa: E731
-    line("refused", f"{sum(reasons.values())} of {LOOKED_AT}, before they cost anything")
+            size = f"{facts.parameters:,} parameters, {facts.flops / 1e6:,.0f} MFLOPs"
+            console.print(f"  {size}: {choices(assignment)}", soft_wrap=True)
+
+    def line(name: str, text: str) -> None:
+        console.print(f"{name:<11}{text}", soft_wrap=True)
+
+    reasons = Progress(refusals=refusals).reasons()
+    line("refused", f"{len(refusals)} of {LOOKED_AT}, before they cost anything")
     for reason, count in reasons.most_common(5):
         line("", f"{count} x {reason}")
     if found:
         sizes = sorted(one.parameters for one in found)
         line("networks", f"{sizes[0]:,} to {sizes[-1]:,} parameters, {sizes[len(sizes) // 2]:,} in the middle")
-    elif reasons:
+    else:
         raise UserError(f"all of {LOOKED_AT} proposals were refused: widen the limits or the space")
     judge = Judge.of(sweep.judge, images, sweep.make_space().base.episode.shots)
     line("trials", f"{sweep.trials}, each {sweep.steps} outer steps, judged every {sweep.every}: {sweep.rungs} times")

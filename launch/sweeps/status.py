@@ -13,7 +13,7 @@ from rich.table import Table
 
 from launch.sweeps import folder as folders
 from launch.sweeps.durations import short
-from launch.sweeps.names import short_names, shown
+from launch.sweeps.names import choices
 from launch.sweeps.session import alive
 from metagen.search.config import SweepConfig
 from metagen.search.ledger import Ledger, Progress, Tried
@@ -42,16 +42,13 @@ def table(sweep: SweepConfig, progress: Progress, folder: Path) -> Group:
     head = Table(title=sweep.name, show_header=False, box=None, title_justify="left")
     for name, text in rows(sweep, progress, folder):
         head.add_row(name, text)
-    names = short_names(sweep.space)
     trials = Table(box=None)
     for name in ("trial", "state", "step", *sweep.objectives, "time"):
         trials.add_column(name, justify="left" if name == "state" else "right", no_wrap=True)
-    for name in names.values():
-        trials.add_column(name, overflow="fold", justify="right")
+    trials.add_column("choices", overflow="fold")
     for trial in _in_order(sweep, progress)[:ROWS]:
-        cells = [shown(trial.assignment[name]) if name in trial.assignment else "-" for name in names]
-        values = [_number(trial, name) for name in sweep.objectives]
-        trials.add_row(str(trial.number), trial.status, str(trial.step), *values, short(trial.seconds), *cells)
+        values = [*(_number(trial, name) for name in sweep.objectives), short(trial.seconds)]
+        trials.add_row(str(trial.number), trial.status, str(trial.step), *values, choices(trial.assignment))
     parts: list[Any] = [head, "", trials]
     if len(progress.trials) > ROWS:
         parts.append(f"and {len(progress.trials) - ROWS} more: 'metagen sweep report {folder}' shows them")

@@ -118,8 +118,13 @@ class Progress:
         return sorted((t for t in found if t.results), key=lambda t: (t.objective(objective), t.number))
 
     def reasons(self) -> Counter[str]:
-        """Why proposals were refused, without their numbers, and how often."""
-        return Counter(reason for _, _, reason in self.refusals)
+        """Why proposals were refused and how often; those above one limit count together."""
+        return Counter(
+            f"{reason.partition(' ')[0]} above {reason.partition(' is above ')[2]}"
+            if " is above " in reason
+            else reason
+            for _, _, reason in self.refusals
+        )
 
 
 def _follow(trial: Tried, kind: str, event: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 
 from metagen.config import RunConfig, get, put
 from metagen.errors import UserError, nearest
-from metagen.search.structure import STRUCTURE, resolution, structured
+from metagen.search.structure import ARCHITECTURE, STRUCTURE, resolution, structured
 from metagen.strict import Strict
 
 Value = Any
@@ -124,6 +124,9 @@ class Space:
             if name.partition(".")[0] in SHARED:
                 raise UserError(f"space.{name}: is the same for all trials: set it in the base")
             for key in domain.when:
+                patch = f"{ARCHITECTURE}.patch"
+                if key == "resolution" and patch in self.parameters and patch not in seen:
+                    raise UserError(f"space.{name}.when: resolution depends on {patch}: put that above it")
                 if key not in seen and (key in self.parameters or not (key == "resolution" or self._known(key))):
                     raise UserError(f"space.{name}.when: '{key}' is neither a parameter above it nor a config key")
             seen.add(name)
