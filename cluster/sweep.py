@@ -100,6 +100,8 @@ def train_trial(config: dict[str, Any], sweep: dict[str, Any], folder: str, imag
                         "step": rung.step,
                         "rung": -(-rung.step // parsed.every),
                         "checkpoint": place,
+                        "assignment": json.dumps(assignment),
+                        "done": rung.step >= parsed.steps,
                     },
                     checkpoint=tune.Checkpoint.from_directory(scratch),
                 )
@@ -108,7 +110,15 @@ def train_trial(config: dict[str, Any], sweep: dict[str, Any], folder: str, imag
             reason = str(error) or type(error).__name__
             if not isinstance(error, UserError):
                 reason = f"out of memory: {reason.splitlines()[0]}"
-            tune.report({kind: reason, **dict.fromkeys(parsed.objectives, math.inf), "step": 0, "rung": parsed.rungs})
+            tune.report(
+                {
+                    kind: reason,
+                    **dict.fromkeys(parsed.objectives, math.inf),
+                    "step": 0,
+                    "rung": parsed.rungs,
+                    "done": True,
+                }
+            )
         finally:
             rungs.close()
 
@@ -136,9 +146,10 @@ class _Recorder(tune.Callback):
     ) -> None:
         if "failed" in result or "refused" in result:
             return
-        kept = self.proposals.judged(_number(trial), {k: result[k] for k in KEPT if k in result})
-        assignment = {key: value for key, value in trial.config.items() if not key.startswith("_")}
-        self.record("result", trial=_number(trial), assignment=assignment, **kept)
+        kept = {k: result[k] for k in KEPT if k in result}
+        # Not of the trial's config: a population may have changed that already.
+        self.record("result", trial=_number(trial), assignment=json.loads(result["assignment"]), **kept)
+        self.proposals.judged(_number(trial), kept)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         number, last = _number(trial), trial.last_result or {}
@@ -171,12 +182,18 @@ def _number(trial: Any) -> int:
 
 
 def _why(trial: Any) -> str:
-    """The first line of what went wrong with a trial's process."""
-    error = trial.get_error()
-    if error is None:
+    """What went wrong with a trial's process, in one line, from the last of the tracebacks that Tune wrote down."""
+    if trial.error_file is None:
         return "its process died"
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[-1].strip() if lines else ''}"
+    text = Path(trial.error_file).read_text().rpartition("Failure #")[2]
+    if "OutOfMemoryError" in text:
+        return "out of memory: its node killed the process to save the others"
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if "ActorDiedError" in text or "ActorUnavailableError" in text:
+        return "its process died: " + next(
+            (line for line in lines if "exit detail" in line or "died" in line), lines[-1]
+        )
+    return lines[-1]
 
 
 class _Leave(Stopper):

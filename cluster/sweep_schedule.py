@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,7 +20,7 @@ from ray.tune.schedulers import (
 from metagen.registry import find, options_of
 from metagen.search.config import SweepConfig
 from metagen.search.ledger import ENDED, Progress
-from metagen.search.proposers import optional
+from metagen.search.models import optional
 from metagen.search.space import Domain, Space
 from metagen.strict import Strict
 
@@ -94,6 +96,7 @@ class Median:
             mode="min",
             grace_period=options.grace,
             min_samples_required=options.least,
+            min_time_slice=math.inf,  # never pauses a trial to let others catch up: to start it again costs more
         )
 
 
@@ -155,6 +158,12 @@ class Pb2:
 
         class Bandits(_Founded, PB2):
             """PB2 over the trials that a proposer founds the population with."""
+
+            def on_trial_result(self, controller: Any, trial: Any, result: dict[str, Any]) -> str:
+                with warnings.catch_warnings():  # sklearn's, where its few points leave a kernel's bound as good as any
+                    warnings.simplefilter("ignore")
+                    decision: str = super().on_trial_result(controller, trial, result)
+                return decision
 
         bounds = {name: list(domain.uniform or domain.loguniform or ()) for name, domain in space.parameters.items()}
         return Bandits(

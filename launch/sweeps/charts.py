@@ -10,8 +10,8 @@ from typing import Any
 from metagen.search.config import SweepConfig
 from metagen.search.importance import Importance
 from metagen.search.ledger import Tried
+from metagen.search.models import optional
 from metagen.search.pareto import front
-from metagen.search.proposers import optional
 from metagen.search.space import Domain
 
 BEST, OTHER, FRONT = "#c0392b", "#9fb4c7", "#1f6f8b"

@@ -30,10 +30,10 @@ STYLE = """
 :root { color-scheme: light; }
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 46rem; margin: 0 auto; padding: 1rem; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; border-bottom: 1px solid #ddd; }
-svg, img { width: 100%; height: auto; } img { image-rendering: pixelated; max-width: 44rem; }
+svg, img { width: 100%; height: auto; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .85rem; }
 th, td { text-align: right; padding: .2rem .6rem; border-bottom: 1px solid #eee; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; } .best td { background: #fbeeec; }
+th:first-child, td:first-child { text-align: left; } .facts td { text-align: left; white-space: normal; }
 p.note { color: #666; font-size: .9rem; } code { background: #f4f4f4; padding: 0 .2rem; overflow-wrap: anywhere; }
 """
 
@@ -91,12 +91,12 @@ def _head(sweep: SweepConfig, progress: Progress, best: Tried) -> str:
     losses = sorted(t.objective("loss") for t in progress.ranked())
     return (
         f"<h1>{html.escape(sweep.name)}</h1><p>{len(progress.trials)} trials, {short(progress.seconds)}. The best, "
-        f"trial {best.number}, has a loss of <b>{best.objective('loss'):.4f}</b> on {sweep.judge.classes} validation classes "
-        f"after {sweep.judge.steps} adaptation steps; the middle trial {losses[len(losses) // 2]:.4f}. Search "
+        f"trial {best.number}, has a loss of <b>{best.objective('loss'):.4f}</b> on validation classes after "
+        f"{sweep.judge.steps} adaptation steps; the middle trial {losses[len(losses) // 2]:.4f}. Search "
         f"{sweep.search.name}, schedule {sweep.schedule.name}.</p>"
         "<p><code>metagen sweep best DIR --export best.yaml</code> writes its config for "
         "<code>metagen train</code>.</p>"
-        "<p class=note>Losses chosen as the least of many are too good by chance: measure the best anew, on test "
+        "<p class=note>A loss chosen as the least of many is too good by chance: measure the best anew, on test "
         "classes, with <code>metagen evaluate</code>.</p>"
     )
 
@@ -140,7 +140,7 @@ def _cost(sweep: SweepConfig, progress: Progress) -> str:
         ("proposals refused before they cost anything", str(len(progress.refusals))),
     ]
     body = "".join(f"<tr><td>{name}</td><td>{html.escape(text)}</td></tr>" for name, text in rows)
-    return f"<div class=wide><table>{body}</table></div>"
+    return f"<table class=facts>{body}</table>"
 
 
 def _failures(progress: Progress) -> str:

@@ -29,7 +29,7 @@ from metagen.seeding import numpy_generator
 from metagen.tasks.categories import with_found
 from metagen.tasks.imageset import ImageSet
 
-LOOKED_AT, SHOWN = 100, 8
+LOOKED_AT, SHOWN = 40, 8
 """Proposals that a dry run makes, and shows."""
 POLL_SECONDS = 0.5
 

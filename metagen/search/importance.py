@@ -48,8 +48,8 @@ def importance(space: Space, trials: Sequence[Tried], seed: int = 0) -> Importan
     if len(rows) < LEAST:
         return None
     x, y = np.array(rows), np.array(losses)
-    forest = RandomForestRegressor(n_estimators=200, oob_score=True, random_state=seed).fit(x, y)
-    drops = permutation_importance(forest, x, y, n_repeats=20, random_state=seed).importances_mean.clip(min=0)
+    forest = RandomForestRegressor(n_estimators=100, oob_score=True, random_state=seed).fit(x, y)
+    drops = permutation_importance(forest, x, y, n_repeats=10, random_state=seed).importances_mean.clip(min=0)
     total = float(drops.sum()) or 1.0
     shares = {name: float(drop) / total for name, drop in zip(space.parameters, drops, strict=True)}
     ordered = dict(sorted(shares.items(), key=lambda pair: -pair[1]))

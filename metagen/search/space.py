@@ -63,8 +63,11 @@ class Domain(Strict):
 
     @cached_property
     def labels(self) -> tuple[Scalar, ...]:
-        """The choices as scalars, which other libraries want: a list or mapping is its JSON."""
-        return tuple(v if isinstance(v, Scalar) else json.dumps(v, sort_keys=True) for v in self.choice or ())
+        """The choices as scalars, which other libraries want, or where they are none, or equal though of two types
+        (true and 1), as their JSON."""
+        texts = tuple(json.dumps(value, sort_keys=True) for value in self.choice or ())
+        plain = all(isinstance(value, Scalar) for value in self.choice or ())
+        return tuple(self.choice or ()) if plain and len(set(self.choice or ())) == len(set(texts)) else texts
 
     def labelled(self, label: Scalar) -> Value:
         """The choice that ``label`` stands for."""
