@@ -90,13 +90,14 @@ class Median:
 
     @staticmethod
     def make(sweep: SweepConfig, space: Space, options: MedianOptions) -> TrialScheduler:
+        never: Any = math.inf  # pauses no trial to let others catch up: to start it again costs more
         return MedianStoppingRule(
             time_attr=TIME,
             metric=sweep.objectives[0],
             mode="min",
             grace_period=options.grace,
             min_samples_required=options.least,
-            min_time_slice=math.inf,  # never pauses a trial to let others catch up: to start it again costs more
+            min_time_slice=never,
         )
 
 
@@ -165,7 +166,9 @@ class Pb2:
                     decision: str = super().on_trial_result(controller, trial, result)
                 return decision
 
-        bounds = {name: list(domain.uniform or domain.loguniform or ()) for name, domain in space.parameters.items()}
+        bounds: dict[str, Any] = {
+            name: list(domain.uniform or domain.loguniform or ()) for name, domain in space.parameters.items()
+        }
         return Bandits(
             time_attr=TIME,
             metric=sweep.objectives[0],
@@ -223,7 +226,7 @@ def scheduler_of(sweep: SweepConfig, space: Space, progress: Progress) -> TrialS
     HyperBand's brackets and populations are of trials that run together: they are formed anew from those that go on.
     """
     entry = find("schedule", sweep.schedule.name, SCHEDULERS)
-    scheduler: TrialScheduler = entry.make(sweep, space, options_of("schedule", entry, sweep.schedule.options))
+    scheduler: Any = entry.make(sweep, space, options_of("schedule", entry, sweep.schedule.options))
     if getattr(entry, "one_by_one", False):
         for trial in progress.trials.values():
             if trial.status in ENDED and trial.results and trial.status not in ("failed", "refused"):
@@ -231,4 +234,5 @@ def scheduler_of(sweep: SweepConfig, space: Space, progress: Progress) -> TrialS
                 scheduler.on_trial_add(None, past)
                 for result in trial.results:
                     scheduler.on_trial_result(None, past, {**result, "time_total_s": 0.0})
-    return scheduler
+    made: TrialScheduler = scheduler
+    return made

@@ -11,7 +11,7 @@ UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 FORM = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
 
 
-class Seconds(click.ParamType):
+class Seconds(click.ParamType):  # type: ignore[type-arg]  # not generic in older versions of click
     """A time with its unit, as seconds."""
 
     name = "time"

@@ -44,7 +44,7 @@ class HParams:
             from torch.utils.tensorboard.summary import hparams
 
             trial = progress.trials[number]
-            writer = SummaryWriter(str(self.folder / f"{number:04d}"), purge_step=trial.step or None)
+            writer: Any = SummaryWriter(str(self.folder / f"{number:04d}"), purge_step=trial.step or None)
             chosen = {
                 short: trial.assignment[name]
                 if isinstance(trial.assignment.get(name), bool | int | float)

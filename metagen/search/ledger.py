@@ -104,8 +104,8 @@ class Progress:
             )
         elif kind in ("left", "finished"):
             self.state, self._began = kind, None
-        if "trial" in event and (trial := self.trials.get(event["trial"])):
-            _follow(trial, kind, event)
+        if event.get("trial") in self.trials:
+            _follow(self.trials[event["trial"]], kind, event)
 
     @property
     def unfinished(self) -> list[Tried]:

@@ -196,9 +196,8 @@ def suggesting(asked: Any) -> Callable[[str, Domain], Any]:
         if domain.range is not None:
             low, high = domain.range
             return asked.suggest_int(name, low, low + (high - low) // domain.step * domain.step, step=domain.step)
-        low_high = domain.uniform or domain.loguniform
-        assert low_high is not None
-        return asked.suggest_float(name, *low_high, log=domain.loguniform is not None)
+        bounds = domain.uniform or domain.loguniform or (0.0, 1.0)
+        return asked.suggest_float(name, *bounds, log=domain.loguniform is not None)
 
     return suggest
 
@@ -216,7 +215,7 @@ def described(optuna: Any, space: Space, assignment: Assignment) -> dict[str, An
             high = low + (high - low) // domain.step * domain.step
             distributions[name] = kinds.IntDistribution(low, high, step=domain.step)
         else:
-            bounds = domain.uniform or domain.loguniform
+            bounds = domain.uniform or domain.loguniform or (0.0, 1.0)
             distributions[name] = kinds.FloatDistribution(*bounds, log=domain.loguniform is not None)
     return {"params": params, "distributions": distributions}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,7 @@ def run_trial(
     make_pool: Callable[[work.Parts], Pool],
     begin: Path | None = None,
     donor: Path | None = None,
-) -> Iterator[Rung]:
+) -> Generator[Rung, None, None]:
     """Train to the end, judging every ``sweep.every`` steps; each judgement has a checkpoint.
 
     ``begin`` is the checkpoint to go on from, bit for bit if it is the trial's own; one of another trial, with other
