@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 from environment import write
@@ -23,64 +24,73 @@ import hosts  # noqa: E402
 HOSTS = 3
 
 
-def main() -> None:
-    if why := hosts.missing():
-        raise SystemExit(f"hosts cannot be made here: {why}")
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        script = Path(hosts.__file__)
-        with hosts.alone():
-            try:
-                subprocess.run([sys.executable, script, "up", folder, str(HOSTS)], check=True)
-                figures = measure(folder)
-            finally:
-                hosts.down()
-    print("\n".join(f"{name}: {value}" for name, value in figures.items()))
-    print(f"wrote {write('launch', figures)}")
+class Life:
+    """Hosts on this machine with a cluster file for them, for as long as the block runs."""
 
+    def __init__(self, folder: Path, count: int) -> None:
+        self.folder, self.count, self.file = folder, count, folder / "cluster.yaml"
+        self._open = ExitStack()
 
-def measure(folder: Path) -> dict[str, float]:
-    """Seconds of every step of a cluster's life."""
-    file = folder / "cluster.yaml"
-    workers = [word for number in range(2, HOSTS + 1) for word in ("--host", hosts.address(number))]
-    init = [
-        *("cluster", "init", "onprem", "-o", str(file), "--head", hosts.address(1), *workers),
-        *("--key", str(folder / "key"), "--storage", "/srv/runs", "--venv", sys.prefix),
-    ]
-    environment = {**os.environ, "METAGEN_HOME": str(folder / "home"), "PYTHONPATH": str(ROOT), "RAY_ADDRESS": ""}
+    def __enter__(self) -> Life:
+        if why := hosts.missing():
+            raise SystemExit(f"hosts cannot be made here: {why}")
+        self._open.enter_context(hosts.alone())
+        self._open.callback(hosts.down)
+        hosts.up(self.folder, self.count)
+        workers = [word for number in range(2, self.count + 1) for word in ("--host", hosts.address(number))]
+        self.init_seconds = self.seconds(
+            *("cluster", "init", "onprem", "-o", self.file, "--head", hosts.address(1), *workers),
+            *("--key", self.folder / "key", "--storage", "/srv/runs", "--venv", sys.prefix),
+        )
+        return self
 
-    def timed(*words: str, until: str | None = None) -> float:
+    def __exit__(self, *error: object) -> None:
+        self._open.close()
+
+    def metagen(self, *words: object) -> str:
+        """What a command prints; ends everything if it fails."""
+        return "".join(line for _, line in self._lines(words))
+
+    def seconds(self, *words: object, until: str | None = None) -> float:
         """Seconds until a command ends, or until its output has ``until``; then it is let end."""
-        began = time.perf_counter()
+        began, found = time.perf_counter(), None
+        for now, line in self._lines(words):
+            if until and until in line and found is None:
+                found = now - began
+        if until and found is None:
+            raise SystemExit(f"metagen {words[0]} never printed {until!r}")
+        return round(found or time.perf_counter() - began, 2)
+
+    def _lines(self, words: tuple[object, ...]) -> list[tuple[float, str]]:
+        environment = {**os.environ, "METAGEN_HOME": str(self.folder / "home"), "PYTHONPATH": str(ROOT)}
         process = subprocess.Popen(
-            [sys.executable, "-m", "launch.cli", *words],
+            [sys.executable, "-m", "launch.cli", *map(str, words)],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env=environment,
+            env={**environment, "RAY_ADDRESS": ""},
         )
-        seen, found = [], None
         assert process.stdout is not None
-        for line in process.stdout:
-            seen.append(line)
-            if until and until in line and found is None:
-                found = time.perf_counter() - began
+        found = [(time.perf_counter(), line) for line in process.stdout]
         if process.wait():
-            raise SystemExit("".join(seen))
-        if until and found is None:
-            raise SystemExit(f"never printed {until!r}: {''.join(seen)}")
-        return round(found or time.perf_counter() - began, 2)
+            raise SystemExit("".join(line for _, line in found))
+        return found
 
-    run = ["submit", str(file), "--", "train", "quickstart", "--steps", "4", "--set"]
-    return {
-        "hosts": HOSTS,
-        "init_seconds": timed(*init),
-        "validate_seconds": timed("cluster", "validate", str(file)),
-        "up_seconds": timed("cluster", "up", str(file)),
-        "submit_to_first_line_seconds": timed(*run, "name=first", until="Running entrypoint"),
-        "submit_to_first_step_seconds": timed(*run, "name=second", until="step 1/4"),
-        "down_seconds": timed("cluster", "down", str(file), "--yes"),
-    }
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as scratch, Life(Path(scratch), HOSTS) as life:
+        run = ["submit", life.file, "--", "train", "quickstart", "--steps", "4", "--set"]
+        figures = {
+            "hosts": HOSTS,
+            "init_seconds": life.init_seconds,
+            "validate_seconds": life.seconds("cluster", "validate", life.file),
+            "up_seconds": life.seconds("cluster", "up", life.file),
+            "submit_to_first_line_seconds": life.seconds(*run, "name=first", until="Running entrypoint"),
+            "submit_to_first_step_seconds": life.seconds(*run, "name=second", until="step 1/4"),
+            "down_seconds": life.seconds("cluster", "down", life.file, "--yes"),
+        }
+    print("\n".join(f"{name}: {value}" for name, value in figures.items()))
+    print(f"wrote {write('launch', figures)}")
 
 
 if __name__ == "__main__":

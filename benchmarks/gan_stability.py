@@ -32,12 +32,14 @@ from environment import write
 from torch import Tensor
 
 from metagen import tasks
+from metagen.bootstrap import interval
 from metagen.checkpoint import Checkpoint, load_checkpoint
-from metagen.evaluate import Bench, Method, choose_classes, interval, method_of
+from metagen.evaluate import Bench, Method, choose_classes, method_of
 from metagen.generators import Condition
 from metagen.metrics.coverage import coverage, perfect_coverage
 from metagen.metrics.diversity import diversity
 from metagen.metrics.energy import energy_score
+from metagen.metrics.pyramid import pyramid
 from metagen.picture import grid
 from metagen.pool import one_thread
 from metagen.seeding import torch_generator
@@ -77,8 +79,8 @@ def along(method: Method, episode: Episode, steps: tuple[int, ...], seed: int) -
 def figures(made: Tensor, real: Tensor) -> dict[str, float]:
     """What is measured of samples of one class, against real images that were not shown."""
     return {
-        "diversity": diversity(made, real),
-        "coverage": coverage(made, real, NEIGHBOURS),
+        "diversity": diversity(pyramid(made), pyramid(real)),
+        "coverage": coverage(pyramid(made), pyramid(real), NEIGHBOURS),
         "energy": float(energy_score(real, made[None].expand(len(real), *made.shape)).mean()),
     }
 

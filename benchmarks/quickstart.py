@@ -33,11 +33,20 @@ def evaluate(run: Path, name: str, *extra: str) -> subprocess.Popen[bytes] | Non
 
 def figures_of(run: Path, name: str) -> dict[str, Any]:
     """An evaluation's JSON without its per-class tables, which would be most of the file."""
-    values: dict[str, Any] = json.loads((run / f"{name}.json").read_text())
+    return without_classes(json.loads((run / f"{name}.json").read_text()))
+
+
+def without_classes(values: dict[str, Any]) -> dict[str, Any]:
+    """An evaluation's figures without each class's and category's, and without where its checkpoint lay."""
     values.pop("checkpoint")
-    for method in values["methods"].values():
-        for entry in method["query_loss"].values():
-            entry.pop("per_class")
+    entries = [entry for method in values["methods"].values() for entry in method["query_loss"].values()]
+    entries += [
+        entry for method in values.get("samples", {"methods": {}})["methods"].values() for entry in method.values()
+    ]
+    for entry in entries:
+        entry.pop("per_class", None)
+        entry.pop("by_category", None)
+    values.pop("categories", None)
     return values
 
 

@@ -9,30 +9,19 @@ written here, from nothing but the JSON. ``--check`` writes nothing and fails if
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+
+import report_cluster
+import report_evidence as evidence
+from report_evidence import RESULTS, loss_table, result
 
 ROOT = Path(__file__).parent.parent
-RESULTS = ROOT / "benchmarks" / "results"
 PLACE = re.compile(
     r"<!-- figure: (?P<name>[a-z-]+) -->\n(?:(?P<body>(?:(?!<!-- figure:).)*?)<!-- end figure -->\n)?", re.DOTALL
 )
-NAMES = {
-    "meta": "metagen: learned policy",
-    "finetune": "the same weights, tuned Adam",
-    "finetune_oracle": "the same, Adam tuned on this data set",
-    "joint": "joint, unconditioned, tuned Adam",
-}
-
-
-def result(name: str) -> dict[str, Any]:
-    """One benchmark's figures."""
-    values: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
-    return values
 
 
 def quickstart_time() -> str:
@@ -43,22 +32,6 @@ def quickstart_time() -> str:
         f"{machine['cores']} cores of an {machine['processor'].split(' (')[0]} "
         f"(`benchmarks/results/quickstart.json`).\n"
     )
-
-
-def loss_table(values: dict[str, Any]) -> str:
-    """Query losses of all methods, with intervals."""
-    steps = values["steps"]
-    lines = ["| method | " + " | ".join(f"{k} steps" for k in steps) + " |", "|---|" + "---|" * len(steps)]
-    for method, entry in values["methods"].items():
-        cells = [entry["query_loss"][str(k)] for k in steps]
-        row = " | ".join(f"{c['mean']:.4f}" for c in cells)
-        lines.append(f"| {NAMES[method]} | {row} |")
-    for method, entry in values["methods"].items():
-        if "meta_minus_this" in entry:
-            cells = [entry["meta_minus_this"][str(k)] for k in steps]
-            row = " | ".join(f"{c['mean']:+.4f} ({c['low']:+.4f}, {c['high']:+.4f})" for c in cells)
-            lines.append(f"| metagen minus *{NAMES[method]}* | {row} |")
-    return "\n".join(lines) + "\n"
 
 
 def results_table() -> str:
@@ -118,13 +91,116 @@ def launch_times() -> str:
     )
 
 
+COMMANDS = {
+    "help_seconds": "`metagen --help`",
+    "packaged_set_seconds": "loading the packaged image set",
+    "first_step_serial_seconds": "`metagen train quickstart --pool serial` to its first step",
+    "first_step_ray_seconds": "`metagen train quickstart` to its first step, Ray's start included",
+    "adapt_one_core_seconds": "`metagen adapt` on one core: 10 inner steps, 16 new images",
+}
+
+
+def command_times() -> str:
+    values = result("commands")
+    rows = "".join(f"| {title} | {values[name]['median']:.2f} s |\n" for name, title in COMMANDS.items())
+    machine = values["environment"]
+    return (
+        f"Medians of {len(values['help_seconds']['each'])}, on {machine['cores']} cores of an "
+        f"{machine['processor'].split(' (')[0]} (`benchmarks/results/commands.json`):\n\n"
+        f"| what | takes |\n|---|---|\n{rows}"
+    )
+
+
+def bandwidth() -> str:
+    values = result("bandwidth")
+    lines = ["| vectors | actors | link | results/s | the model's |", "|---|---|---|---|---|"]
+    for row in values["rows"]:
+        link = values["rate"].replace("mbit", " Mbit/s") if row["link"] == "bounded" else "unbounded"
+        size = f"{row['precision']}, {row['bytes'] / 1e6:.1f} MB"
+        lines.append(
+            f"| {size} | {row['actors']} | {link} | {row['results_per_second']:.2f} | {row['predicted']:.2f} |"
+        )
+    first = values["rows"][0]
+    return (
+        f"Actors that take {first['actor_seconds']:.2f} s a result, on {values['hosts'] - 1} hosts beside that of "
+        f"the learner (`benchmarks/results/bandwidth.json`):\n\n" + "\n".join(lines) + "\n"
+    )
+
+
+def policy_table() -> str:
+    """Gains over the frozen generator, and differences to the fixed choices, on all three data sets together."""
+    values = result("policy")
+    domains, names = list(values["classes"]), {"single": "best single fixed choice", "oracle": "best fixed for each"}
+
+    def cell(entry: dict[str, float]) -> str:
+        return f"{1e4 * entry['mean']:+.1f} ({1e4 * entry['low']:+.1f}, {1e4 * entry['high']:+.1f})"
+
+    lines = [
+        "| policy | steps | " + " | ".join(domains) + " | all, minus the best single | all, minus the best for each |",
+        "|---|---|" + "---|" * (len(domains) + 2),
+    ]
+    for name, row in values["methods"].items():
+        for budget, gain in row["gain"].items():
+            cells = [f"{1e4 * gain[domain]['mean']:+.1f}" for domain in domains]
+            cells += [cell(row[key][budget]["all"]) for key in ("minus_single", "minus_oracle")]
+            lines.append(f"| {names.get(name, name)} | {budget} | " + " | ".join(cells) + " |")
+    for budget, against in values["methods"]["recipe"]["minus_oracle"].items():
+        cells = [cell(against[domain]) for domain in domains]
+        lines.append(f"| *recipe* minus *best fixed for each* | {budget} | " + " | ".join(cells) + " | | |")
+    counts = ", ".join(f"{count} of {name}" for name, count in values["classes"].items())
+    return (
+        f"Change of the query loss by adaptation, in units of 0.0001 (lower is better; {len(values['seeds'])} seeds; "
+        f"unseen classes: {counts}; differences with 95% intervals over classes; `benchmarks/results/policy.json`):\n\n"
+        + "\n".join(lines)
+        + "\n"
+    )
+
+
+def transfer_table() -> str:
+    """The learned optimiser on generators that it was not trained for, beside Adam."""
+    if not (RESULTS / "policy_transfer.json").exists():
+        return "Not measured yet: `benchmarks/policy_transfer.py` writes `benchmarks/results/policy_transfer.json`.\n"
+    values = result("policy_transfer")
+    lines = ["| generator | data | method | 5 steps | 10 steps | 20 steps |", "|---|---|---|---|---|---|"]
+    for generator, sets in values["generators"].items():
+        for data, methods in sets.items():
+            for method, row in methods.items():
+                cells = []
+                for k in ("5", "10", "20"):
+                    mean, apart = row[k]["log_ratio"]["mean"], row[k]["learned_minus_this"]
+                    cells.append(f"{mean:+.2%}")
+                    if method != "learned optimiser":
+                        cells[-1] += f" ({apart['low']:+.2%}, {apart['high']:+.2%})"
+                lines.append(f"| {generator} | {data} | {method} | {' | '.join(cells)} |")
+    return (
+        f"Mean change of the log query loss by adaptation, {values['classes']} unseen classes (lower is better); in "
+        "brackets the 95% interval of the learned optimiser's minus this one's "
+        "(`benchmarks/results/policy_transfer.json`):\n\n" + "\n".join(lines) + "\n"
+    )
+
+
 FIGURES: dict[str, Callable[[], str]] = {
     "quickstart-time": quickstart_time,
     "results-table": results_table,
     "quickstart-table": results_table,
     "scaling": scaling,
     "second-order": second_order,
+    "features": evidence.features,
+    "pretrained-recipe": evidence.pretrained_recipe,
+    "pretrained-metrics": evidence.pretrained_metrics,
+    "few-shot-verdicts": evidence.few_shot_verdicts,
+    "few-shot-training": evidence.few_shot_training,
+    "few-shot-tables": evidence.few_shot_tables,
     "launch-times": launch_times,
+    "chaos": report_cluster.chaos,
+    "soak": report_cluster.soak,
+    "overhead": report_cluster.overhead,
+    "ceiling": report_cluster.ceiling,
+    "outlook": report_cluster.outlook,
+    "command-times": command_times,
+    "bandwidth": bandwidth,
+    "policy-table": policy_table,
+    "policy-transfer": transfer_table,
 }
 
 
@@ -132,14 +208,20 @@ def filled(text: str) -> str:
     """``text`` with every marked place written anew; raises ``KeyError`` for a name nobody writes."""
 
     def write(match: re.Match[str]) -> str:
-        return f"<!-- figure: {match['name']} -->\n{FIGURES[match['name']]()}<!-- end figure -->\n"
+        figure = FIGURES[match["name"]]
+        try:
+            body = figure()
+        except FileNotFoundError as error:
+            body = f"Not measured yet: no `benchmarks/results/{Path(error.filename).name}`.\n"
+        return f"<!-- figure: {match['name']} -->\n{body}<!-- end figure -->\n"
 
     return PLACE.sub(write, text)
 
 
 def pages() -> list[Path]:
     """README and every page of the documentation that has a figure."""
-    found = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    card = ROOT / "launch" / "weights" / "pretrained" / "MODEL_CARD.md"
+    found = [ROOT / "README.md", card, *sorted((ROOT / "docs").rglob("*.md"))]
     return [path for path in found if PLACE.search(path.read_text())]
 
 

@@ -18,13 +18,15 @@ from typing import Any
 
 from environment import write
 
-from cluster.pool import RayPool, start_ray, stop_ray
+from cluster.connect import start_ray, stop_ray
+from cluster.pool import RayPool
 from launch.preset import load_config
 from metagen import tasks, work
-from metagen.learner import Learner, initial_state
-from metagen.pool import Pool, SerialPool, one_thread
+from metagen.learner import Learner
+from metagen.pool import Crew, Pool, SerialPool, one_thread
 from metagen.precision import resolve
 from metagen.records import StepReport
+from metagen.state import initial_state
 from metagen.train import train
 
 WARM = 5
@@ -38,7 +40,7 @@ def pool_of(kind: str, parts: work.Parts, actors: int) -> Iterator[Pool]:
     if kind == "serial":
         yield SerialPool(parts)
         return
-    start_ray(None, actors)
+    start_ray(None, [Crew(actors, actors)])
     pool = RayPool(parts.config, parts.images, actors)
     try:
         yield pool

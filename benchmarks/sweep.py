@@ -31,9 +31,10 @@ import numpy as np
 from environment import write
 
 from metagen import tasks
+from metagen.bootstrap import interval
 from metagen.checkpoint import load_checkpoint
-from metagen.evaluate import Bench, choose_classes, interval, method_of
-from metagen.pool import one_thread
+from metagen.evaluate import Bench, choose_classes, method_of
+from metagen.pool import Crew, one_thread
 from metagen.search.ledger import Ledger, Progress
 
 STEPS = 5
@@ -87,13 +88,13 @@ def instant(config: dict[str, Any], sweep: dict[str, Any], folder: str, images: 
 
 def drive(folder: Path, trials: int) -> None:
     """What the process does that is to be killed: run or go on with the synthetic sweep."""
-    from cluster.pool import start_ray, stop_ray
+    from cluster.connect import start_ray, stop_ray
     from cluster.sweep import run_sweep
     from launch.sweeps.folder import load_sweep
 
     changes = [f"trials={trials}", "steps=20", "every=20", "budget=null", "search.options={startup: 20}"]
     sweep = load_sweep("sweep-laptop", changes)
-    start_ray(None, 1)
+    start_ray(None, [Crew(1, 1)])
     run_sweep(sweep, folder, [], instant)
     stop_ray()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

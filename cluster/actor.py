@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -12,28 +13,41 @@ from metagen.pool import one_thread
 from metagen.records import Snapshot, Vector, WorkItem, WorkResult
 
 
-@ray.remote(max_restarts=-1, max_task_retries=0)
+@ray.remote(max_restarts=0, max_task_retries=0)
 class Actor:
-    """Adapts generators on sampled tasks and reports meta-gradients and policy updates."""
+    """Adapts generators on sampled tasks and reports meta-gradients and policy updates.
+
+    Ray neither restarts it nor tries its work again: ``cluster.roster`` puts a new one into its place, which is known
+    a second sooner, and other actors do its work meanwhile.
+    """
 
     def __init__(self, name: str, config: dict[str, Any]) -> None:
         one_thread()
-        self.name = name
-        self.config = config
+        self.name, self.config = name, config
         self.parts: work.Parts | None = None
 
     def prepare(self, images: list[Any]) -> str:
-        """Build the parts, with the image set that the reference in ``images`` stands for; gives the name.
+        """Build the parts, with the image set that the reference in ``images`` stands for; gives the id of the node.
 
-        The reference comes with every call, in a list so that Ray hands it over as it is: an actor that was
-        restarted builds its parts anew from it.
+        In a call of its own: what goes wrong here comes to the driver as it is, from a constructor it would not.
         """
-        if self.parts is None:
-            self.parts = work.build(RunConfig.parse(self.config), ray.get(images[0]))
-        return self.name
+        self.parts = work.build(RunConfig.parse(self.config), ray.get(images[0]))
+        return str(ray.get_runtime_context().get_node_id())
 
-    def run(self, item: WorkItem, version: int, theta: Vector, policy: Vector, images: list[Any]) -> WorkResult:
+    def run(self, item: WorkItem, version: int, theta: Vector, policy: Vector) -> WorkResult:
         """Do one piece of work. ``theta`` is given by reference: it lies read-only in shared memory."""
-        self.prepare(images)
+        return self._run(item, version, theta, policy)
+
+    @ray.method(num_returns=2)
+    def run_apart(self, item: WorkItem, version: int, theta: Vector, policy: Vector) -> tuple[WorkResult, Vector]:
+        """As ``run``, with the meta-gradient beside the result: it stays on this node until it is asked for.
+
+        One that is not finite comes with the result, for the learner to judge.
+        """
+        result = self._run(item, version, theta, policy)
+        apart = result.gradient[:0]
+        return (replace(result, gradient=apart), result.gradient) if result.sound else (result, apart)
+
+    def _run(self, item: WorkItem, version: int, theta: Vector, policy: Vector) -> WorkResult:
         assert self.parts is not None
         return work.run(self.parts, item, Snapshot(version, theta, policy), self.name)

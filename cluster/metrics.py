@@ -15,11 +15,14 @@ class Metrics:
 
     def __init__(self, run: str) -> None:
         self.run = {"run": run}
+        self._seen: dict[str, int] = {}
         one, verdict, actor, part = ("run",), ("run", "verdict"), ("run", "actor"), ("run", "part")
         self.steps = Counter("metagen_steps", "Outer steps taken.", tag_keys=one)
         self.tasks = Counter("metagen_tasks", "Tasks of steps taken.", tag_keys=one)
         self.results = Counter("metagen_results", "Results, by what the learner made of them.", tag_keys=verdict)
         self.rollbacks = Counter("metagen_rollbacks", "Times that the run diverged and went back.", tag_keys=one)
+        self.events = Counter("metagen_pool_events", "What befell the actors.", tag_keys=("run", "event"))
+        self.workers = Gauge("metagen_workers", "Actors that can work.", tag_keys=one)
         self.step = Gauge("metagen_step", "Outer steps of the run so far.", tag_keys=one)
         self.loss = Gauge("metagen_loss", "Loss of the last step.", tag_keys=one)
         self.norm = Gauge("metagen_gradient_norm", "Norm of its meta-gradient, before clipping.", tag_keys=one)
@@ -34,6 +37,11 @@ class Metrics:
         self.tasks.inc(report.tasks, run)
         if report.rolled_back:
             self.rollbacks.inc(1, run)
+        for event, count in report.events.items():
+            if new := count - self._seen.get(event, 0):
+                self.events.inc(new, {**run, "event": event})
+        self._seen = dict(report.events)
+        self.workers.set(report.workers, run)
         self.step.set(report.step, run)
         self.loss.set(report.loss, run)
         self.norm.set(report.gradient_norm, run)

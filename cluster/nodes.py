@@ -16,12 +16,6 @@ def _connected(address: str | None) -> Any:
     )
 
 
-def cores(address: str | None = None) -> float:
-    """Cores of all nodes that are there now."""
-    with _connected(address):
-        return float(ray.cluster_resources().get("CPU", 0.0))
-
-
 def alive(address: str | None = None) -> int:
     """Nodes that are there now."""
     with _connected(address):

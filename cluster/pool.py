@@ -1,32 +1,35 @@
-"""A pool of Ray actors, with the interface of ``metagen.pool.SerialPool``."""
+"""A pool of Ray actors, with the interface of ``metagen.pool.SerialPool``: hands work out, survives lost actors."""
 
 from __future__ import annotations
 
 import logging
-import os
-import socket
 import time
-from collections import Counter, deque
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import median
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayActorError, RayError, RayTaskError
+from torch import Tensor
 
-from cluster.actor import Actor
-from cluster.token import ensure_private
+from cluster.reduction import Reduction
+from cluster.roster import Member, Roster, reason
 from metagen.config import RunConfig
-from metagen.errors import UserError
-from metagen.pool import available_cores
-from metagen.records import Snapshot, Vector, WorkItem, WorkResult
+from metagen.pool import Crew
+from metagen.records import Snapshot, Vector, WorkItem, WorkResult, borrowed
 from metagen.tasks.imageset import ImageSet
+from metagen.wire import total
 
 log = logging.getLogger(__name__)
 
-RETRY_SECONDS = 0.2
-GIVE_UP_SECONDS = 120.0
-PROBE_SECONDS = 5.0
+WAIT_SECONDS, TEND_SECONDS = 0.25, 0.2
+AT_ONCE = 16
+"""Results that are fetched at once where so many have come."""
+SHORTEST_SLOW, FROZEN_SECONDS, LONE_SECONDS = 0.5, 10.0, 120.0
+"""Seconds below which no piece is slow; in which an actor whose work others have done must answer; and one whose work
+nobody could do."""
 
 
 class _Published(NamedTuple):
@@ -38,169 +41,262 @@ class _Published(NamedTuple):
     policy: Vector
 
 
+@dataclass(eq=False)
+class _Piece:
+    """A piece of work at one version, and who works on it."""
+
+    item: WorkItem
+    published: _Published
+    holders: list[Member] = field(default_factory=list)
+    done: bool = False
+    vector: Any = None
+    """Reference to its meta-gradient, where that stays on its node."""
+    node: str = ""
+    again: bool = False
+    """Whether its result was not finite, and it is done again to see whether that was the machine's fault."""
+
+
 class RayPool:
-    """``workers`` actors, each one thread, each holding at most ``in_flight`` pieces of work.
+    """Actors of ``crews``, each one thread, each holding at most ``in_flight`` pieces of work.
 
     With two in flight the second waits at the actor, which never waits for the learner as long as there is work.
-    An actor that dies is restarted by Ray; what it held is handed to whoever is free. Work is named by
-    its work_id and depends on nothing but its arguments, so doing it again gives the same result.
+    Work is named by its work_id and depends on its arguments alone: whoever does it again gives the same result.
 
-    ``images`` are an ``ImageSet``, or a reference to one that lies in the object store already.
+    - What an actor held that is lost (``events["lost"]``) goes to others, before all other work.
+    - What takes much longer than most is given to a free actor as well (``"backups"``; backup tasks of Dean & Ghemawat
+      2004, *MapReduce*, section 3.6). The first result counts, the other is never fetched (``"duplicates"``).
+    - A result that is not finite is asked of another actor before it counts (``"again"``): one that overflows does so
+      anywhere, a fault of a machine does not.
+    - An actor that does not answer long after others have done its work is replaced (``"frozen"``).
+    - Actors that come later (``"joined"``) get work as soon as they can.
+
+    ``images`` are an image set, or a reference to one that lies in the object store already.
+
+    With ``pool.aggregate``, or a wire of its own, meta-gradients stay on the nodes where they are made until the
+    learner knows their weights. Then each node sums its own and sends one vector (``reduction.py``). What was on a node
+    that is gone is done again.
     """
+
+    roster: type[Roster] = Roster
 
     def __init__(
         self,
         config: RunConfig,
-        images: Any,
-        workers: int,
-        cpus: float = 1.0,
-        gpus: float = 0.0,
+        images: ImageSet | ray.ObjectRef,
+        workers: int | Sequence[Crew],
         in_flight: int | None = None,
     ) -> None:
-        self.workers = workers
+        crews = [Crew(workers, workers)] if isinstance(workers, int) else workers
         # A piece in hand and one to begin while the learner applies: more where it may be further behind is waste.
-        self.in_flight = in_flight or (2 if config.max_staleness else 1)
-        self._waiting: deque[tuple[WorkItem, _Published]] = deque()
-        self._running: dict[Any, tuple[WorkItem, _Published, int]] = {}
-        self._load: Counter[int] = Counter()
-        self._resting: dict[int, float] = {}  # actors that died, and when to try them again
-        self._silent_since: float | None = None  # the first death since the last result
+        self.in_flight = in_flight or config.pool.in_flight or (2 if config.max_staleness else 1)
+        self.backup = config.pool.backup
+        self._waiting: deque[_Piece] = deque()
+        self._running: dict[Any, tuple[_Piece, Member]] = {}
+        self._vectors: dict[Any, Any] = {}  # of those, references to meta-gradients that stay on their nodes
+        self._keep = config.max_staleness + 1
+        self._arrived: deque[WorkResult] = deque()
+        self._seconds: deque[float] = deque(maxlen=32)  # what pieces took of late
         self._published: _Published | None = None
-        # One put: actors on a node read the images from the same shared memory. Kept for actors that restart.
-        self._images = ray.put(images) if isinstance(images, ImageSet) else images
-        options = {"num_cpus": cpus, "num_gpus": gpus, "runtime_env": {"env_vars": _environment()}}
-        values = config.model_dump(mode="json")
-        self._actors = [
-            Actor.options(**options).remote(f"actor-{i}", values)  # type: ignore[attr-defined]
-            for i in range(workers)
-        ]
-        try:
-            ray.get([actor.prepare.remote([self._images]) for actor in self._actors])
-        except RayTaskError as error:
-            self.close()
-            raise _reason(error) from None
+        self._tended = 0.0
+        self.wire, self._aggregate = config.wire, config.pool.aggregate
+        self._apart: dict[tuple[str, int], _Piece] = {}  # pieces whose meta-gradients are on their nodes
+        self._reduction = Reduction(config.wire)
+        self._roster = self.roster(config, images, crews)
+
+    @property
+    def workers(self) -> int:
+        """Actors that can work now."""
+        return max(len(self._roster.able), 1)
+
+    @property
+    def events(self) -> Mapping[str, int]:
+        """What befell the actors since the start: joined, lost, frozen, backups, duplicates, again."""
+        return self._roster.events
 
     def submit(self, items: Sequence[WorkItem], snapshot: Snapshot) -> None:
-        """Queue ``items``. A version goes into the object store once; workers of one node share the copy."""
+        """Queue ``items``. A version goes into the object store once; a node fetches it once for all its actors."""
         if self._published is None or self._published.version != snapshot.version:
             self._published = _Published(snapshot.version, ray.put(snapshot.theta), snapshot.policy)
-        self._waiting.extend((item, self._published) for item in items)
+        self._waiting.extend(_Piece(item, self._published) for item in items)
         self._hand_out()
 
     def take(self) -> WorkResult:
-        """The next result to come; an item whose actor died is done again by another."""
-        while self._waiting or self._running:
+        """The next result to come, of whoever was first to give it."""
+        while not self._arrived:
+            if not self._waiting and all(piece.done for piece, _ in self._running.values()):
+                raise LookupError("no work is under way")
+            if time.monotonic() - self._tended > TEND_SECONDS:
+                self._tend()
             self._hand_out()
-            if not self._running:
-                time.sleep(RETRY_SECONDS / 4)
-                continue
-            for reference in ray.wait(list(self._running), num_returns=1, timeout=1.0)[0]:
-                item, published, actor = self._running.pop(reference)
-                self._load[actor] -= 1
-                try:
-                    result: WorkResult = ray.get(reference)
-                except RayActorError as error:
-                    self._lost(item, published, actor, error)
-                    continue
-                except RayTaskError as error:
-                    raise _reason(error) from error
-                self._silent_since = None
-                self._hand_out()
-                return result
-        raise LookupError("no work is under way")
+            self._receive()
+        return self._arrived.popleft()
 
-    def _hand_out(self) -> None:
-        """Give waiting items to whoever has least to do."""
-        now = time.monotonic()
-        self._resting = {actor: when for actor, when in self._resting.items() if when > now}
-        while self._waiting:
-            free = [i for i in range(self.workers) if i not in self._resting and self._load[i] < self.in_flight]
-            if not free:
-                return
-            actor = min(free, key=lambda i: self._load[i])
-            item, published = self._waiting.popleft()
-            self._load[actor] += 1
-            reference = self._actors[actor].run.remote(item, *published, [self._images])
-            self._running[reference] = (item, published, actor)
+    def total(
+        self, results: Sequence[WorkResult], weights: Sequence[float], parameters: int, policy: int
+    ) -> tuple[Tensor, Tensor]:
+        """The weighted sums ``[P]`` and ``[G]``: of vectors that are here in their order, then node by node."""
+        pieces = [self._apart.get((result.work_id, result.version)) for result in results]
+        here = [(result, weight) for result, weight, piece in zip(results, weights, pieces, strict=True) if not piece]
+        gradient, policy_gradient = total([r for r, _ in here], [w for _, w in here], parameters, policy)
+        left = [(weight, piece) for weight, piece in zip(weights, pieces, strict=True) if piece]
+        for result, weight, piece in zip(results, weights, pieces, strict=True):
+            if piece:
+                policy_gradient.add_(borrowed(result.policy_update), alpha=weight)
+        while left:
+            self._make_again([piece for _, piece in left if piece.vector is None])
+            nodes = list(dict.fromkeys(piece.node for _, piece in left))
+            groups = {node: [(weight, piece.vector) for weight, piece in left if piece.node == node] for node in nodes}
+            for node, sums in self._reduction.totals(groups).items():
+                if sums is not None:
+                    gradient.add_(sums)
+                    left = [(weight, piece) for weight, piece in left if piece.node != node]
+            for _, piece in left:
+                piece.vector = None
+        # Copies that the learner has refused, and results of steps that were undone, are asked for no more.
+        newest = max((result.version for result in results), default=0)
+        taken = {(result.work_id, result.version) for result in results}
+        self._apart = {
+            key: piece for key, piece in self._apart.items() if key not in taken and key[1] >= newest - self._keep
+        }
+        return gradient, policy_gradient
 
-    def _lost(self, item: WorkItem, published: _Published, actor: int, error: RayActorError) -> None:
-        """An actor died at ``item``: queue it first and let the actor rest; raise if none has come back for long."""
-        now = time.monotonic()
-        self._silent_since = self._silent_since or now
-        if not self._running and now - self._silent_since > GIVE_UP_SECONDS:
-            raise UserError(f"no actor came back within {GIVE_UP_SECONDS:.0f} s: {error}") from error
-        log.warning("an actor is gone, its work (step %d, index %d) goes to another", item.step, item.index)
-        self._waiting.appendleft((item, published))
-        self._resting[actor] = now + RETRY_SECONDS
+    def residual(self) -> Tensor:
+        """What the nodes' senders have not said yet, in sum ``[P]``; empty if there is none."""
+        return self._reduction.residual()
+
+    def restore(self, residual: Tensor) -> None:
+        """Go on with ``residual`` as what has not been said."""
+        self._reduction.restore(residual)
 
     def close(self) -> None:
         """Stop the actors; results still on their way are dropped."""
-        for actor in self._actors:
-            ray.kill(actor)
-        self._actors, self._waiting, self._running = [], deque(), {}
+        self._reduction.close()
+        self._apart = {}
+        self._roster.close()
+        self._waiting, self._running, self._arrived = deque(), {}, deque()
 
+    def _hand_out(self) -> None:
+        """Give waiting pieces to whoever has least to do."""
+        while self._waiting and self._waiting[0].done:
+            self._waiting.popleft()
+        if not self._waiting:
+            return
+        able = self._roster.able
+        for load in range(self.in_flight):
+            for member in able:
+                if len(member.held) == load:
+                    if not self._waiting:
+                        return
+                    self._give(self._waiting.popleft(), member)
 
-def start_ray(address: str | None, workers: int, cpus: float = 1.0, gpus: float = 0.0) -> None:
-    """Connect to the cluster at ``address``, or start Ray on this machine for ``workers`` actors.
+    def _give(self, piece: _Piece, member: Member) -> None:
+        if not member.held:
+            member.since = time.monotonic()
+        member.held.append(piece)
+        piece.holders.append(member)
+        if self.wire == "auto" and (self._aggregate is None or len(self._roster.able) < self._aggregate):
+            self._running[member.handle.run.remote(piece.item, *piece.published)] = (piece, member)
+        else:
+            head, vector = member.handle.run_apart.remote(piece.item, *piece.published)
+            self._running[head] = (piece, member)
+            self._vectors[head] = vector
 
-    Without an address the environment's ``RAY_ADDRESS`` counts, which Ray sets for the jobs of a cluster.
-    Raises ``UserError`` if there is no cluster there or fewer cores than the actors ask for.
-    """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    address = address or os.environ.get("RAY_ADDRESS") or None
-    if address is None:
-        cores = available_cores()
-        if workers * cpus > cores:
-            most = int(cores // cpus)
-            fix = f"use --actors {most}" if most else f"lower pool.cpus to {cores} or less"
-            raise UserError(f"{workers} actors of {cpus:g} cores on {cores}: {fix}")
-        ensure_private()
-        # "local": a cluster that happens to run on this machine is joined only if it is asked for.
-        ray.init(
-            address="local", num_cpus=cores, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
-        )
-        return
-    _probe(address)
-    try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"no Ray cluster answers at {address} ({first}): check 'ray status' there") from None
-    have = ray.cluster_resources()
-    for name, need in (("CPU", workers * cpus), ("GPU", workers * gpus)):
-        if need > have.get(name, 0.0):
-            stop_ray()
-            raise UserError(f"{workers} actors need {need:g} {name}, the cluster has {have.get(name, 0.0):g}")
+    def _receive(self) -> None:
+        """Wait a little for results, and take in those that have come."""
+        if not self._running:
+            self._roster.wait(WAIT_SECONDS)
+            return
+        references = list(self._running)
+        ready, _ = ray.wait(references, num_returns=min(AT_ONCE, len(references)), timeout=0)
+        if not ready:
+            ready, _ = ray.wait(references, num_returns=1, timeout=WAIT_SECONDS)
+        for reference in ready:
+            if reference in self._running:  # a loss takes all that the actor held
+                self._settle(reference, *self._running[reference])
 
+    def _settle(self, reference: Any, piece: _Piece, member: Member) -> None:
+        """Take in the result behind ``reference``, or give its piece to others."""
+        if piece.done:  # another was faster; what this one says is not fetched, and whether it lives shows later
+            self._release(reference, piece, member)
+            self._roster.events["duplicates"] += 1
+            return
+        try:
+            result: WorkResult = ray.get(reference)
+        except RayTaskError as error:
+            raise reason(error) from error
+        except RayActorError:
+            self._lose(member)
+            return
+        except RayError:  # the actor lives, what it gave does not: its node went, or the object store did
+            self._release(reference, piece, member)
+            self._redo(piece)
+            return
+        vector = self._vectors.get(reference)
+        self._release(reference, piece, member)
+        if not result.sound and not piece.again:
+            piece.again = True
+            self._roster.events["again"] += 1
+            others = [other for other in self._roster.able if other is not member] or [member]
+            self._give(piece, min(others, key=lambda other: len(other.held)))
+            return
+        piece.done = True
+        self._seconds.append(result.seconds)
+        known = piece.node != ""  # made again, for its vector alone
+        if vector is not None and result.sound and not result.probes:
+            piece.vector, piece.node = vector, member.node
+            self._apart[result.work_id, result.version] = piece
+        if not known:
+            self._arrived.append(result)
 
-def stop_ray() -> None:
-    """Leave the cluster; a Ray that ``start_ray`` started on this machine ends with it."""
-    ray.shutdown()
+    def _release(self, reference: Any, piece: _Piece, member: Member) -> None:
+        del self._running[reference]
+        self._vectors.pop(reference, None)
+        member.held.remove(piece)
+        piece.holders.remove(member)
+        member.since = time.monotonic()
 
+    def _lose(self, member: Member, frozen: bool = False) -> None:
+        """An actor is gone, or taken for gone: what it held is for others, before all other work."""
+        for reference, (piece, holder) in list(self._running.items()):
+            if holder is member:
+                self._release(reference, piece, member)
+                self._redo(piece)
+        if frozen:
+            self._roster.freeze(member)
+        else:
+            self._roster.lost(member)
 
-def _probe(address: str) -> None:
-    """Raise ``UserError`` unless something listens at ``HOST:PORT``: Ray itself would try for minutes."""
-    try:
-        parts = urlsplit(address if "//" in address else f"//{address}")
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        host = port = None
-    if host is None or port is None:  # "auto", or nothing that Ray would try either
-        return
-    try:
-        socket.create_connection((host, port), timeout=PROBE_SECONDS).close()
-    except OSError as error:
-        why = error.strerror or str(error)
-        raise UserError(f"no Ray cluster answers at {address} ({why}): check 'ray status' there") from None
+    def _redo(self, piece: _Piece) -> None:
+        if not piece.done and not piece.holders:
+            log.warning(
+                "step %d, index %d is lost with its actor and goes to another", piece.item.step, piece.item.index
+            )
+            self._waiting.appendleft(piece)
 
+    def _make_again(self, pieces: list[_Piece]) -> None:
+        """Have the vectors of ``pieces`` made again, whose node is gone."""
+        for piece in pieces:
+            piece.done = False
+            self._redo(piece)
+        while not all(piece.done for piece in pieces):
+            self._tend()
+            self._hand_out()
+            self._receive()
 
-def _reason(error: RayTaskError) -> Exception:
-    """What went wrong at an actor, as if it had happened here: a user's mistake, or a bug with its traceback."""
-    cause: Exception = error.cause
-    return cause if isinstance(cause, UserError) else error.as_instanceof_cause()
-
-
-def _environment() -> dict[str, str]:
-    """What an actor's process must have set before it starts: one compute thread, no telemetry."""
-    return {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+    def _tend(self) -> None:
+        """Look after the actors, and after what takes too long."""
+        now = self._tended = time.monotonic()
+        self._roster.tend()
+        if not self.backup:
+            return
+        usual = max(self.backup * median(self._seconds), SHORTEST_SLOW) if self._seconds else LONE_SECONDS
+        slow = [member for member in self._roster.able if member.held and now - member.since > usual]
+        free = [member for member in self._roster.able if not member.held]
+        for member in slow:
+            for piece in member.held:
+                if free and not self._waiting and not piece.done and all(one in slow for one in piece.holders):
+                    self._roster.events["backups"] += 1
+                    self._give(piece, free.pop())
+            limit = FROZEN_SECONDS if member.held[0].done else LONE_SECONDS
+            if now - member.since > member.patience * max(limit, 10 * usual):
+                self._lose(member, frozen=True)

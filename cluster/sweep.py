@@ -29,7 +29,7 @@ from cluster.pool import RayPool
 from cluster.sweep_schedule import scheduler_of
 from cluster.sweep_search import BEGIN, DONOR, FACTS, NUMBER, Proposals
 from metagen.errors import UserError
-from metagen.pool import SerialPool
+from metagen.pool import Crew, SerialPool
 from metagen.search.config import SweepConfig
 from metagen.search.ledger import Ledger, Progress
 from metagen.search.limits import Refused
@@ -76,7 +76,7 @@ def train_trial(config: dict[str, Any], sweep: dict[str, Any], folder: str, imag
     def make_pool(parts: Any) -> Any:
         if not trial.actors:
             return SerialPool(parts)
-        return RayPool(parts.config, images[0], trial.actors, trial.cpus, trial.gpus)
+        return RayPool(parts.config, images[0], [Crew(trial.actors, trial.actors, trial.cpus, trial.gpus)])
 
     begin, donor = _place(tune.get_checkpoint()) or config[BEGIN], config[DONOR]
     rungs = run_trial(

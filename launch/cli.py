@@ -31,6 +31,7 @@ COMMANDS = {
     "jobs": ("launch.jobs.commands:jobs", "List, follow and stop the jobs of a cluster."),
     "fetch": ("launch.jobs.commands:fetch", "Bring a run home from a cluster."),
     "tensorboard": ("launch.jobs.commands:tensorboard", "TensorBoard of a run on a cluster."),
+    "benchmark": ("launch.benchmarks.commands:benchmark", "Measure what metagen does, against what it must beat."),
     "tasks": ("launch.tasks.commands:tasks", "List, show and sort the image sets that tasks are drawn from."),
 }
 

@@ -7,17 +7,21 @@ from typing import Any
 
 import click
 
+from launch.pretrained import FOLDER, is_packaged
+
 FETCHED = Path("fetched")
 """Where checkpoints from a store are copied to: their address below it, so that results come to lie beside them."""
 
 
 class CheckpointPath(click.Path):
-    """A local path, or the URL of a run or checkpoint in a store, which is copied here first."""
+    """A local path, the URL of a run or checkpoint in a store, which is copied here first, or ``pretrained``."""
 
     def __init__(self) -> None:
         super().__init__(path_type=Path)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if is_packaged(value):
+            return FOLDER
         if not (isinstance(value, str) and "://" in value):
             return super().convert(value, param, ctx)
         from metagen.store import fetch

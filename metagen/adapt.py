@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from metagen.flat import FlatNetwork
 from metagen.generators.family import Condition, Draw, Family
 from metagen.policies.policy import Gradient, Policy, Run, Solver
-from metagen.tasks.categories import Sorter
+from metagen.tasks.categories import Place, Sorter
 
 Noise = torch.Generator | Draw
 """The random numbers of losses, or the generator to draw them from."""
@@ -97,14 +97,14 @@ class Inner:
     """Each support image with all the *others*."""
     start: Tensor
     """Where adaptation started ``[P]``: what the proximal term pulls back to."""
-    category: int | None
-    """The task's category, where tasks are sorted."""
+    place: Place | None
+    """Where the task lies among those of training, where tasks are sorted."""
 
     @staticmethod
     def of(problem: Problem, policy: Policy, start: Tensor, support: Tensor) -> Inner:
         """Adapt from ``start [P]`` to ``support [K, C, H, W]``."""
-        category = problem.sorter.category(support) if problem.sorter else None
-        return Inner(problem, policy, Condition.leave_one_out(support), start, category)
+        place = problem.sorter.place(support) if problem.sorter else None
+        return Inner(problem, policy, Condition.leave_one_out(support), start, place)
 
     def step(
         self, run: Run, phi: Tensor, step: int, rng: torch.Generator, differentiable: bool = False
@@ -122,7 +122,7 @@ class Inner:
         rows = torch.randperm(count, generator=rng).tensor_split(2) if halves else (torch.arange(count),)
         looks = [self._gradient(phi, part, draw, differentiable) for part in rows]
         (loss, slope), *rest = looks
-        gradient = Gradient(slope, loss, self.condition.support, category=self.category)
+        gradient = Gradient(slope, loss, self.condition.support, place=self.place)
         if rest:
             [(other_loss, other)] = rest
             share = len(rows[1]) / count

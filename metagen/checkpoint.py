@@ -26,8 +26,8 @@ from metagen.config import RunConfig
 from metagen.errors import UserError
 from metagen.flat import Layout
 from metagen.guard import Watch
-from metagen.learner import MetaState
 from metagen.records import Snapshot, packed, unpacked
+from metagen.state import MetaState
 
 FORMAT = 1
 WEIGHTS, MANIFEST = "state.safetensors", "checkpoint.json"
@@ -69,6 +69,7 @@ def save_checkpoint(folder: Path, config: RunConfig, layout: Layout, state: Meta
             "theta": state.theta,
             "policy": state.policy,
             "mean": state.mean,
+            **({"residual": state.residual} if len(state.residual) else {}),
             **{f"moments.{name}": value for name, value in state.moments.items()},
             **{f"policy_moments.{name}": value for name, value in state.policy_moments.items()},
             **{f"anchor.{name}": value for name, value in state.anchor.items()},
@@ -97,6 +98,7 @@ def _publish(folder: Path, config: RunConfig, layout: Layout, state: MetaState, 
         "version": state.version,
         "tasks": state.tasks,
         "applied": [list(pair) for pair in state.applied],
+        "owed": [list(piece) for piece in state.owed],
         "counts": {str(verdict): count for verdict, count in state.counts.items()},
         "watch": asdict(state.watch),
         "phase": config.phase_at(max(state.step - 1, 0))[0],
@@ -240,6 +242,8 @@ def _state(manifest: dict[str, Any], tensors: dict[str, Tensor], config: RunConf
         step=manifest["step"],
         version=manifest["version"],
         applied=tuple((int(version), str(work_id)) for version, work_id in manifest["applied"]),
+        residual=tensors.get("residual", torch.zeros(0)),
+        owed=tuple((int(step), int(index)) for step, index in manifest.get("owed", ())),
         counts=dict(manifest["counts"]),
         watch=_watch(manifest.get("watch", {})),
         anchor=group("anchor."),

@@ -23,6 +23,7 @@ from metagen.registry import find, options_of
 from metagen.strict import Strict
 from metagen.tasks.augment import AugmentConfig
 from metagen.tasks.config import CategoriesConfig, DataConfig
+from metagen.wire import Wire
 
 ALL = ("*",)
 """The pattern that names every parameter."""
@@ -79,16 +80,62 @@ class PhaseConfig(Strict):
     outer: OuterConfig = OuterConfig()
 
 
-class PoolConfig(Strict):
-    """Who does the work, unless the command line says otherwise. Changes no result."""
+class CrewConfig(Strict):
+    """Actors of one kind."""
 
-    kind: Literal["ray", "serial"] = "ray"
-    actors: int | None = Field(None, ge=1)
-    """Actors; None for one a core."""
+    actors: int | str | None = None
+    """How many: a number, a range such as ``2-8`` (begin with 2, grow to 8 as there is room), or ``auto`` (1 and more,
+    as many as the cluster has room for); None for one a core."""
     cpus: float = Field(1.0, ge=0)
     gpus: float = Field(0.0, ge=0)
     """Share of a GPU that an actor takes, such as 0.25 for four actors on one."""
+
+    @field_validator("actors")
+    @classmethod
+    def _actors(cls, actors: int | str | None) -> int | str | None:
+        if actors is not None:
+            actor_range(actors)
+        return actors
+
+
+class OtherCrewConfig(CrewConfig):
+    """Actors beside the others, of another kind."""
+
+    device: str | None = None
+    """What they compute on, such as ``cuda``; None for the run's device."""
+
+
+class PoolConfig(CrewConfig):
+    """Who does the work, unless the command line says otherwise. Changes no result in mode sync."""
+
+    kind: Literal["ray", "serial"] = "ray"
+    others: tuple[OtherCrewConfig, ...] = ()
+    """Further actors of another kind, such as some on GPUs beside many on CPUs. Devices round differently: a run of
+    mixed ones is not the same bit for bit."""
     address: str | None = None
+    in_flight: int | None = Field(None, ge=1, le=64)
+    """Pieces of work that an actor holds at most; None for 1, or 2 where workers may be ahead of the learner."""
+    aggregate: int | None = Field(None, ge=1)
+    """Actors from which on meta-gradients are summed on their nodes, and one vector a node travels to the learner; None
+    for never. Sums are then rounded in another order."""
+    backup: float = Field(3.0, ge=0)
+    """A piece that takes this many times as long as most is given to a free actor as well, and the first result counts;
+    0 for never."""
+    patience: float = Field(120.0, gt=0)
+    """Seconds without any actor after which a run gives up."""
+
+
+def actor_range(actors: int | str) -> tuple[int, int | None]:
+    """Least and most actors of a number, a range such as ``2-8``, or ``auto``; raises ``ValueError`` for others."""
+    if actors == "auto":
+        return 1, None
+    least, dash, most = str(actors).partition("-")
+    if least.isascii() and least.isdigit() and int(least) > 0 and (not dash or (most.isascii() and most.isdigit())):
+        if not dash:
+            return int(least), int(least)
+        if int(most) >= int(least):
+            return int(least), int(most)
+    raise ValueError(f"'{actors}' is no number of actors: give one such as 4, a range such as 2-8, or auto")
 
 
 class LogConfig(Strict):
@@ -122,9 +169,18 @@ class RunConfig(Strict):
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Dtype of the network's passes; auto measures both on the device and takes the faster."""
     device: str = "cpu"
+    mode: Literal["sync", "async"] = "sync"
+    """sync: a step is made of its own pieces of work, at a version that the config says: every run is the same bit for
+    bit. async: of the first ``items`` pieces that come, each handed out at the newest version."""
     max_staleness: int = Field(0, ge=0, le=100)
-    """Outer steps that workers may be ahead of the learner: each step is estimated at the version so many steps
-    before its own, within its phase. 0 is synchronous: workers wait while the learner applies a step."""
+    """Outer steps that workers may be ahead of the learner, and the oldest result, in versions, that is applied. In
+    mode sync each step is estimated at the version so many steps before its own, within its phase; 0 makes workers
+    wait while the learner applies a step."""
+    age_power: float = Field(1.0, ge=0)
+    """In mode async a gradient of age ``a`` is weighted by ``(1 + a) ** -age_power``; 0 for no difference."""
+    wire: Wire = "auto"
+    """What meta-gradients travel as: auto for each by itself, in the dtype that networks compute in; fp32, bf16 or int8
+    (with error feedback) for their weighted sum of each node."""
     guard: GuardConfig = GuardConfig()
     pool: PoolConfig = PoolConfig()
     log: LogConfig = LogConfig()
@@ -187,7 +243,7 @@ class RunConfig(Strict):
         raise IndexError(f"step beyond the run's {self.steps}")
 
     def basis(self, step: int) -> int:
-        """The outer step whose version workers estimate ``step`` at."""
+        """The outer step whose version workers estimate ``step`` at in mode sync."""
         return step - min(self.max_staleness, self.phase_at(step)[1])
 
     def with_steps(self, steps: int) -> RunConfig:

@@ -11,13 +11,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from metagen.adapt import Problem, adapt
+from metagen.bootstrap import Values, by_class, interval
 from metagen.checkpoint import Checkpoint
 from metagen.errors import UserError
 from metagen.generators import Condition
+from metagen.metrics.query_loss import query_loss
 from metagen.policies import Policy, Run
 from metagen.policies.fixed import Fixed, FixedOptions
 from metagen.seeding import numpy_generator, torch_generator
@@ -28,9 +29,9 @@ from metagen.work import build_policy, build_problem
 
 STEP_SIZES = (1e-5, 3e-5, 1e-4, 3e-4)
 """The grid that fine-tuning's step size is tuned over, on validation classes, for each number of steps."""
-MAX_QUERIES, MIN_QUERIES, DRAWS, RESAMPLES = 15, 5, 3, 2000
+MAX_QUERIES, MIN_QUERIES = 15, 5
 
-Losses = NDArray[np.float64]
+Losses = Values
 """Mean score of the queries, in the family's ``metric``: ``[classes, len(steps)]``."""
 
 
@@ -73,6 +74,20 @@ class Bench:
     classes: tuple[int, ...]
     shots: int
     seed: int
+    groups: Mapping[str, str] | None = None
+    """What classes are reported under, by name; None for the domains of the image set."""
+
+    def category(self, index: int) -> str:
+        """What class ``index`` is reported under; '' for nothing."""
+        if self.groups is None:
+            return self.images.domains[index]
+        return self.groups.get(self.images.classes[index], "")
+
+    def sorted_by(self, sorter: Sorter) -> Bench:
+        """The same bench, reported by the category of each class's task."""
+        names = [self.images.classes[index] for index in self.classes]
+        found = self.categories(sorter)
+        return replace(self, groups={name: f"category {c}" for name, c in zip(names, found, strict=True)})
 
     def episode(self, index: int) -> Episode:
         """The episode of class ``index``: the same whoever asks."""
@@ -90,11 +105,11 @@ class Bench:
         for row, index in enumerate(self.classes):
             episode = self.episode(index)
             name = self.images.classes[index]
-            query, condition = episode.query.repeat_interleave(DRAWS, dim=0), Condition.of_tasks(episode.support[None])
             rng = torch_generator(self.seed, "adaptation", name)
             for k, parameters in method.adapted(episode.support, steps, rng):
                 bank = torch_generator(self.seed, "bank", name)
-                out[row, list(steps).index(k)] = float(method.problem.scores(parameters, condition, query, bank).mean())
+                loss = query_loss(method.problem, parameters, episode.support, episode.query, bank)
+                out[row, list(steps).index(k)] = loss
             tick()
         return out
 
@@ -133,42 +148,22 @@ def fine_tuned(
     return table
 
 
-def interval(values: Losses, seed: int = 0) -> dict[str, float]:
-    """Mean of ``values [classes]`` and its 95% bootstrap interval."""
-    rng = numpy_generator(seed, "bootstrap")
-    means = values[rng.integers(len(values), size=(RESAMPLES, len(values)))].mean(1)
-    low, high = np.percentile(means, [2.5, 97.5])
-    return {"mean": float(values.mean()), "low": float(low), "high": float(high)}
-
-
 def report(bench: Bench, losses: Mapping[str, Losses], steps: Sequence[int]) -> dict[str, dict[str, object]]:
-    """``method -> query_loss -> step -> mean, low, high, per_class``, and differences to ``meta`` paired by class."""
+    """``method -> query_loss -> step -> mean, low, high, per_class``, and differences to ``meta`` paired by class.
+
+    With ``by_category`` where the classes have categories.
+    """
     names = [bench.images.classes[index] for index in bench.classes]
+    categories = [bench.category(index) for index in bench.classes]
     out: dict[str, dict[str, object]] = {}
     for method, table in losses.items():
         entry: dict[str, object] = {
-            "query_loss": {
-                str(k): {**interval(table[:, i]), "per_class": dict(zip(names, table[:, i].tolist(), strict=True))}
-                for i, k in enumerate(steps)
-            }
+            "query_loss": {str(k): by_class(table[:, i], names, categories) for i, k in enumerate(steps)}
         }
         if method != "meta" and "meta" in losses:
             entry["meta_minus_this"] = {str(k): interval((losses["meta"] - table)[:, i]) for i, k in enumerate(steps)}
         out[method] = entry
     return out
-
-
-def by_category(
-    losses: Mapping[str, Losses], categories: Sequence[int], steps: Sequence[int]
-) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
-    """``method -> category -> step -> mean, low, high``, for the classes' ``categories [classes]``."""
-    of = np.array(categories)
-    return {
-        method: {
-            str(c): {str(k): interval(table[of == c, i]) for i, k in enumerate(steps)} for c in sorted(set(categories))
-        }
-        for method, table in losses.items()
-    }
 
 
 def generate(method: Method, support: Tensor, steps: int, count: int, seed: int, name: str) -> Tensor:

@@ -4,65 +4,35 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from metagen import work
 from metagen.config import RunConfig
 from metagen.flat import Layout
 from metagen.guard import Diverged, Watch, anchor_due, new_phase, observe, rolled_back
 from metagen.outer import Moments, OuterConfig, adam, direction, no_moments
-from metagen.policies import Explorer, Improvement, Policy
-from metagen.probes import reported
+from metagen.policies import Explorer, Improvement
 from metagen.records import (
     Experience,
     Outcome,
+    Piece,
     Quarantined,
     Snapshot,
     Verdict,
-    WorkItem,
     WorkResult,
     finite,
     packed,
 )
-from metagen.work import build_policy
+from metagen.state import MetaState, from_anchor, owed_after, to_anchor
+from metagen.wire import total
 
-
-@dataclass(frozen=True)
-class MetaState:
-    """All that the learner knows: what a checkpoint must hold to continue bit for bit."""
-
-    theta: Tensor
-    """Meta-parameters of the generator ``[P]``."""
-    policy: Tensor
-    """Parameters of the optimisation policy ``[G]``."""
-    mean: Tensor
-    """Running mean of theta ``[P]``; theta itself where the config keeps none."""
-    moments: Moments
-    policy_moments: Moments
-    step: int = 0
-    """Outer steps applied."""
-    version: int = 0
-    applied: tuple[tuple[int, str], ...] = ()
-    """(version, work_id) of results applied that could still come again."""
-    counts: Mapping[str, int] = field(default_factory=dict)
-    """Verdicts so far."""
-    tasks: int = 0
-    """Tasks applied so far."""
-    recent: tuple[Snapshot, ...] = ()
-    """Versions before this one, oldest first, that steps to come are estimated at (``max_staleness``)."""
-    watch: Watch = field(default_factory=Watch)
-    anchor: Mapping[str, Tensor] = field(default_factory=dict)
-    """The last good state's vectors by name, to go back to; empty without a guard and before the first step."""
-
-
-def initial_state(theta: Tensor, policy: Policy, layout: Layout) -> MetaState:
-    """The state before the first step."""
-    vector = policy.initial(layout)
-    return MetaState(theta, vector, theta.clone(), no_moments(len(theta)), no_moments(len(vector)))
+AddUp = Callable[[Sequence[WorkResult], Sequence[float], int, int], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -80,12 +50,24 @@ class Applied:
     samples: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Judged:
+    """The results of one step, judged."""
+
+    accepted: list[WorkResult] = field(default_factory=list)
+    verdicts: Counter[Verdict] = field(default_factory=Counter)
+    outcomes: list[Outcome] = field(default_factory=list)
+    broken: list[Quarantined] = field(default_factory=list)
+    taken: list[Piece] = field(default_factory=list)
+    """Pieces of work that these results are the end of."""
+
+
 class Learner:
     """Holds the state and turns results into the next one."""
 
     def __init__(self, config: RunConfig, layout: Layout, state: MetaState) -> None:
         self.config, self.layout, self.state = config, layout, state
-        self.policy = build_policy(config)
+        self.policy = work.build_policy(config)
 
     def basis(self, step: int) -> int:
         """The outer step whose version workers estimate ``step`` at: the config's, or the last rollback's if later."""
@@ -106,60 +88,75 @@ class Learner:
             return Verdict.STALE
         return Verdict.NONFINITE if nonfinite_parts(result) else Verdict.ACCEPTED
 
-    def step(self, results: Iterable[WorkResult]) -> Applied:
+    def step(self, results: Iterable[WorkResult], add_up: AddUp = total) -> Applied:
         """Apply one outer step from ``results``, in the order of their index whatever order they came in.
+
+        ``add_up`` makes the weighted sum of those that are accepted: a pool may do so where they are.
 
         Raises ``Diverged``, a ``UserError``, and leaves the state as it is, if none of them can be accepted, or at the
         end of a run of steps with non-finite results, or if the guard would go back once too often.
         """
-        seen = {work_id for _, work_id in self.state.applied}
-        verdicts: Counter[Verdict] = Counter()
-        accepted: list[WorkResult] = []
-        broken: list[Quarantined] = []
-        outcomes: list[Outcome] = []
-        held = {snapshot.version: snapshot for snapshot in (*self.state.recent, self.snapshot())}
-        for result in sorted(results, key=lambda r: (r.step, r.index, r.version)):
-            verdict = self.judge(result, seen)
-            verdicts[verdict] += 1
-            r, age = result, self.state.version - result.version
-            outcomes.append(Outcome(r.work_id, r.index, r.version, age, verdict, r.worker, r.seconds))
-            if verdict is Verdict.ACCEPTED:
-                accepted.append(result)
-                seen.add(result.work_id)
-            # A straggler of a version that is no longer held cannot be replayed: it is counted alone.
-            elif verdict is Verdict.NONFINITE and result.version in held:
-                broken.append(self._quarantined(result, held[result.version]))
-        self._check_usable(accepted, verdicts, tuple(broken))
+        judged = self._judged(results)
+        accepted, verdicts, broken = judged.accepted, judged.verdicts, tuple(judged.broken)
+        self._check_usable(accepted, verdicts, broken)
         weights = np.array([r.tasks for r in accepted], dtype=np.float64)
         weights /= weights.sum()
-        gradient, policy_gradient = torch.zeros(self.layout.size), torch.zeros(len(self.state.policy))
-        for result, weight in zip(accepted, weights.tolist(), strict=True):
-            slope, policy_slope = reported(result, len(gradient), len(policy_gradient))
-            gradient.add_(slope, alpha=weight)
-            policy_gradient.add_(policy_slope, alpha=weight)
+        shares, damping = self._damped(weights, accepted)
+        gradient, policy_gradient = add_up(accepted, shares, self.layout.size, len(self.state.policy))
         names = {name for result in accepted for name in result.metrics}
         metrics = {
             name: float(sum(w * r.metrics.get(name, 0.0) for w, r in zip(weights, accepted, strict=True)))
             for name in sorted(names)
         }
         norm = float(gradient.norm())
+        level = norm / damping  # for the guard: what ages do to a norm is no sign of divergence
         watch = observe(
-            self.config.guard, self._watch(), metrics["loss"], norm, nonfinite=verdicts[Verdict.NONFINITE] > 0
+            self.config.guard, self._watch(), metrics["loss"], level, nonfinite=verdicts[Verdict.NONFINITE] > 0
         )
-        back = self._must_go_back(watch, metrics["loss"], norm, tuple(broken))
-        rate, learned = self._apply(gradient, policy_gradient, norm, accepted, verdicts, watch, back)
+        back = self._must_go_back(watch, metrics["loss"], level, broken)
+        rate, learned = self._apply(gradient, policy_gradient, norm, judged, watch, back)
         metrics |= {f"policy/{name}": value for name, value in learned.metrics.items()}
         done = sum(r.tasks for r in accepted)
-        return Applied(metrics, dict(verdicts), rate, norm, done, tuple(outcomes), tuple(broken), back, learned.samples)
+        return Applied(metrics, dict(verdicts), rate, norm, done, tuple(judged.outcomes), broken, back, learned.samples)
+
+    def _judged(self, results: Iterable[WorkResult]) -> Judged:
+        """All of ``results`` judged, in the order of their index."""
+        seen = {work_id for _, work_id in self.state.applied}
+        held = {snapshot.version: snapshot for snapshot in (*self.state.recent, self.snapshot())}
+        judged = Judged()
+        for result in sorted(results, key=lambda r: (r.step, r.index, r.version)):
+            verdict = self.judge(result, seen)
+            judged.verdicts[verdict] += 1
+            r, age = result, self.state.version - result.version
+            judged.outcomes.append(Outcome(r.work_id, r.index, r.version, age, verdict, r.worker, r.seconds))
+            if verdict in (Verdict.ACCEPTED, Verdict.NONFINITE):
+                judged.taken.append((result.step, result.index))
+            if verdict is Verdict.ACCEPTED:
+                judged.accepted.append(result)
+                seen.add(result.work_id)
+            # A straggler of a version that is no longer held cannot be replayed: it is counted alone.
+            elif verdict is Verdict.NONFINITE and result.version in held:
+                judged.broken.append(self._quarantined(result, held[result.version]))
+        return judged
+
+    def _damped(self, weights: NDArray[np.float64], results: list[WorkResult]) -> tuple[list[float], float]:
+        """``weights`` of gradients, in mode async times ``(1 + age) ** -age_power``, and the mean of that factor.
+
+        Polynomial staleness weights (Xie et al. 2019, FedAsync, arXiv:1903.03934, section 5.2). They are not
+        normalised: a step of old results is a smaller one.
+        """
+        if self.config.mode == "sync":
+            return weights.tolist(), 1.0
+        ages = np.array([self.state.version - result.version for result in results])
+        damped = weights * (1.0 + ages) ** -self.config.age_power
+        return damped.tolist(), float(damped.sum())
 
     def _watch(self) -> Watch:
         first = self.config.phase_at(self.state.step)[1] == 0
         return new_phase(self.state.watch) if first else self.state.watch
 
     def _quarantined(self, result: WorkResult, snapshot: Snapshot) -> Quarantined:
-        config, step = self.config, result.step
-        phase = config.phase_at(step)[0]
-        item = WorkItem(config.identity, config.seed, phase, step, result.index, result.version, result.tasks)
+        item = work.item(self.config, result.step, result.index, result.version)
         return Quarantined(item, snapshot, nonfinite_parts(result), result.worker)
 
     def _check_usable(
@@ -198,13 +195,12 @@ class Learner:
         gradient: Tensor,
         policy_gradient: Tensor,
         norm: float,
-        accepted: list[WorkResult],
-        verdicts: Counter[Verdict],
+        judged: Judged,
         watch: Watch,
         back: bool,
     ) -> tuple[float, Improvement]:
         """Step, or go ``back`` to the anchor; gives the learning rate and what the policy's update measured."""
-        state = self.state
+        state, accepted = self.state, judged.accepted
         number, step = self.config.phase_at(state.step)
         phase = self.config.phases[number]
         moments = state.moments
@@ -217,7 +213,7 @@ class Learner:
         mean = self._mean(state.mean, theta, state.step)
         version = state.version + 1
         if back:  # the step counts as taken, so that the run goes on with other tasks than those it diverged on
-            theta, policy, mean, moments, policy_moments = _from_anchor(state.anchor)
+            theta, policy, mean, moments, policy_moments = from_anchor(state.anchor)
             watch = rolled_back(watch, version)
         anchor, last = state.anchor, step + 1 == phase.steps
         if last:  # the next phase starts from the mean, with an optimiser of its own
@@ -225,9 +221,10 @@ class Learner:
             moments, policy_moments = no_moments(len(theta)), no_moments(len(policy))
             anchor = {}
         if not back and anchor_due(self.config.guard, watch, step + 1, dict(anchor)):
-            anchor = _to_anchor(theta, policy, mean, moments, policy_moments)
+            anchor = to_anchor(theta, policy, mean, moments, policy_moments)
         oldest = version - self.config.max_staleness
-        applied = [*state.applied, *((result.version, result.work_id) for result in accepted)]
+        # Whoever gave it out again did so before it was applied, so its copies are of this version at the latest.
+        applied = [*state.applied, *((state.version, result.work_id) for result in accepted)]
         ahead = self.config.max_staleness
         recent = (*state.recent, self.snapshot())[-ahead:] if ahead and not last and not back else ()
         self.state = MetaState(
@@ -240,7 +237,8 @@ class Learner:
             version=version,
             # An older result is stale anyway; one version more is kept so that a repeat is named as such.
             applied=tuple((v, i) for v, i in applied if v >= oldest - 1),
-            counts={v: state.counts.get(v, 0) + verdicts[v] for v in Verdict},
+            owed=owed_after(self.config, state, judged.taken) if self.config.mode == "async" else (),
+            counts={v: state.counts.get(v, 0) + judged.verdicts[v] for v in Verdict},
             tasks=state.tasks + (0 if back else sum(result.tasks for result in accepted)),
             recent=recent,
             watch=watch,
@@ -280,25 +278,6 @@ def nonfinite_parts(result: WorkResult) -> tuple[str, ...]:
     values = {"probes": probed, "experiences": lived, **result.metrics}
     wild = [name for name, value in values.items() if not math.isfinite(value)]
     return (*(name for name, vector in vectors.items() if not finite(vector)), *wild)
-
-
-def _to_anchor(theta: Tensor, policy: Tensor, mean: Tensor, moments: Moments, policy_moments: Moments) -> Moments:
-    return {
-        "theta": theta,
-        "policy": policy,
-        "mean": mean,
-        **{f"moments.{name}": value for name, value in moments.items()},
-        **{f"policy_moments.{name}": value for name, value in policy_moments.items()},
-    }
-
-
-def _from_anchor(anchor: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor, Moments, Moments]:
-    """The inverse of ``_to_anchor``."""
-
-    def group(prefix: str) -> Moments:
-        return {name.removeprefix(prefix): value for name, value in anchor.items() if name.startswith(prefix)}
-
-    return anchor["theta"], anchor["policy"], anchor["mean"], group("moments."), group("policy_moments.")
 
 
 def meta_update(

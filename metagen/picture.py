@@ -61,7 +61,12 @@ def pixels(image: Image.Image) -> np.ndarray:
 
 def save_image(image: Tensor, path: Path) -> None:
     """One image ``[C, H, W]`` in [-1, 1] as a file at its own size."""
-    _enlarged(to_uint8(image[None])[0], 1).save(path)
+    picture_of(image).save(path)
+
+
+def picture_of(image: Tensor) -> Image.Image:
+    """One image ``[C, H, W]`` in [-1, 1] at its own size."""
+    return _picture(to_uint8(image[None])[0])
 
 
 def thumbnail(image: np.ndarray, edge: int) -> Image.Image:

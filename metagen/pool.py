@@ -5,19 +5,44 @@ from __future__ import annotations
 import ctypes
 import os
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
+from torch import Tensor
 
 from metagen import work
 from metagen.records import Snapshot, WorkItem, WorkResult
+from metagen.wire import Sender, received, total
+
+
+@dataclass(frozen=True)
+class Crew:
+    """Actors of one kind: how many, and what each of them takes."""
+
+    least: int
+    """Actors that the run begins with."""
+    most: int | None
+    """Actors that it may grow to; None for as many as there is room for."""
+    cpus: float = 1.0
+    gpus: float = 0.0
+    device: str | None = None
+    """What they compute on; None for the run's device."""
 
 
 class Pool(Protocol):
     """Workers that turn items into results."""
 
-    workers: int
+    @property
+    def workers(self) -> int:
+        """Workers that there are now."""
+        ...
+
+    @property
+    def events(self) -> Mapping[str, int]:
+        """What befell the workers so far, counted by name (``cluster/pool.py`` has the names)."""
+        ...
 
     def submit(self, items: Sequence[WorkItem], snapshot: Snapshot) -> None:
         """Give the workers ``items`` to work on with ``snapshot``, behind what they already have."""
@@ -25,6 +50,20 @@ class Pool(Protocol):
 
     def take(self) -> WorkResult:
         """The next result to come, of any item submitted; ``LookupError`` if none is under way."""
+        ...
+
+    def total(
+        self, results: Sequence[WorkResult], weights: Sequence[float], parameters: int, policy: int
+    ) -> tuple[Tensor, Tensor]:
+        """The weighted sums of the results' meta-gradients ``[P]`` and policy updates ``[G]``, as they travelled."""
+        ...
+
+    def residual(self) -> Tensor:
+        """What compression has held back of all sums so far ``[P]``, for a checkpoint; empty if nothing."""
+        ...
+
+    def restore(self, residual: Tensor) -> None:
+        """Go on with ``residual`` as what was held back."""
         ...
 
     def close(self) -> None:
@@ -39,6 +78,8 @@ class SerialPool:
 
     def __init__(self, parts: work.Parts) -> None:
         self.parts = parts
+        self.events: dict[str, int] = {}
+        self.sender = Sender(parts.config.wire)
         self._waiting: deque[tuple[WorkItem, Snapshot]] = deque()
 
     def submit(self, items: Sequence[WorkItem], snapshot: Snapshot) -> None:
@@ -48,6 +89,20 @@ class SerialPool:
         if not self._waiting:
             raise LookupError("no work is under way")
         return work.run(self.parts, *self._waiting.popleft(), worker="serial")
+
+    def total(
+        self, results: Sequence[WorkResult], weights: Sequence[float], parameters: int, policy: int
+    ) -> tuple[Tensor, Tensor]:
+        gradient, policy_gradient = total(results, weights, parameters, policy)
+        # Directions from seeds are drawn where they are summed, and do not travel.
+        travels = self.sender.wire != "auto" and not any(result.probes for result in results)
+        return received(self.sender.send(gradient)) if travels else gradient, policy_gradient
+
+    def residual(self) -> Tensor:
+        return self.sender.residual
+
+    def restore(self, residual: Tensor) -> None:
+        self.sender.residual = residual
 
     def close(self) -> None:
         self._waiting.clear()

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from metagen.records import Probe, WorkResult, unpacked
+from metagen.records import Probe, WorkResult, borrowed
 from metagen.seeding import torch_generator
 
 
@@ -36,7 +36,7 @@ def slopes(probes: Sequence[Probe], parameters: int, policy: int) -> tuple[Tenso
 
 
 def reported(result: WorkResult, parameters: int, policy: int) -> tuple[Tensor, Tensor]:
-    """The meta-gradient ``[P]`` and the policy update ``[G]`` of a result, whichever way it reports them."""
+    """The meta-gradient ``[P]`` and the policy update ``[G]`` of a result, however it reports them; only to be read."""
     if result.probes:
         return slopes(result.probes, parameters, policy)
-    return unpacked(result.gradient), unpacked(result.policy_update)
+    return borrowed(result.gradient), borrowed(result.policy_update)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -14,6 +15,10 @@ from torch import Tensor
 
 Vector = NDArray[np.float32] | NDArray[np.uint16]
 """A vector on its way: float32, or bf16 as its bits, which numpy has no type for."""
+
+
+Piece = tuple[int, int]
+"""(step, index) that a piece of work is planned as, and that its work_id is made from."""
 
 
 def packed(tensor: Tensor, dtype: torch.dtype) -> Vector:
@@ -29,6 +34,15 @@ def unpacked(vector: Vector) -> Tensor:
     if vector.dtype == np.uint16:
         return torch.tensor(vector).view(torch.bfloat16).float()
     return torch.tensor(vector)
+
+
+def borrowed(vector: Vector) -> Tensor:
+    """As ``unpacked``, but float32 is not copied: a tensor ``[P]`` that may only be read."""
+    if vector.dtype == np.uint16:
+        return unpacked(vector)
+    with warnings.catch_warnings():  # torch warns of memory that cannot be written
+        warnings.simplefilter("ignore")
+        return torch.from_numpy(vector)
 
 
 def finite(vector: Vector) -> bool:
@@ -118,6 +132,9 @@ class WorkResult:
     probes: tuple[Probe, ...] = ()
     experiences: tuple[Experience, ...] = ()
     """What a policy that chooses learns from, beside the vectors."""
+    sound: bool = True
+    """Whether its vectors are finite, as the worker sees it: a pool may have the work of one that is not done again, by
+    another worker. The learner looks for itself."""
 
 
 @dataclass(frozen=True)
@@ -182,6 +199,10 @@ class StepReport:
     """Whether the step was undone: the run had diverged, and the state is that of an earlier step (``guard.py``)."""
     rollbacks: int = 0
     """Rollbacks so far."""
+    workers: int = 1
+    """Workers that there are."""
+    events: Mapping[str, int] = field(default_factory=dict)
+    """What befell them so far, counted by name (``cluster/pool.py``)."""
     samples: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     """Of the policy's update, what is worth a histogram."""
 

@@ -1,68 +1,61 @@
-"""THE loop: plan -> pool.submit -> pool.take -> learner.step -> yield a report. Callers log; the loop does not."""
+"""THE loop: buffer.due -> pool.submit -> pool.take -> learner.step -> yield a report. Callers log, not the loop."""
 
 from __future__ import annotations
 
 import time
-from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import replace
 
-from metagen import work
+import torch
+
+from metagen.buffer import Buffer
 from metagen.learner import Learner
 from metagen.pool import Pool
-from metagen.records import StepReport, WorkResult
+from metagen.records import StepReport
+from metagen.state import MetaState
 
 
 def train(learner: Learner, pool: Pool) -> Iterator[StepReport]:
     """Take outer steps until the run's number is reached; yields a report after each.
 
-    Step ``s`` is estimated at the version of step ``learner.basis(s)``: with ``max_staleness = 0`` at its own, so
-    that workers wait while the learner applies the step before; with 1 or more at an earlier one, so that they
-    have work already. Which version that is depends on the config alone, never on who was faster: every pool
-    gives the same run bit for bit.
+    In mode sync, step ``s`` is estimated at the version of step ``learner.basis(s)``: with ``max_staleness = 0`` at its
+    own, so that workers wait while the learner applies the step before; with 1 or more at an earlier one, so that
+    they have work already. Which version that is depends on the config alone, never on who was faster: every pool
+    gives the same run bit for bit. In mode async a step is made of the pieces that come first, each estimated at the
+    newest version that there was when it was handed out (``buffer.py``).
 
     After a report is yielded the learner's state is that of the report: a caller may save it, stop iterating at
-    any time, and continue later from what was saved. The work of the next step is under way by then.
+    any time (``to_save``), and continue later from what was saved. The work of the next step is under way by then.
     """
-    config = learner.config
-    planned = learner.state.step
-    awaited: defaultdict[int, set[str]] = defaultdict(set)
-    results: defaultdict[int, list[WorkResult]] = defaultdict(list)
+    config, buffer = learner.config, Buffer(learner)
 
     def hand_out() -> None:
-        nonlocal planned
-        while planned < config.steps and learner.basis(planned) <= learner.state.step:
-            snapshot = learner.snapshot(planned)
-            items = work.plan(config, planned, snapshot.version)
+        for items, snapshot in buffer.due():
             pool.submit(items, snapshot)
-            awaited[planned] = {item.work_id for item in items}
-            planned += 1
 
+    pool.restore(learner.state.residual)
     started = time.perf_counter()
     hand_out()
     while learner.state.step < config.steps:
         step, asked = learner.state.step, time.perf_counter()
-        while awaited[step]:
-            result = pool.take()
-            if result.version < learner.state.watch.since:  # begun before a rollback: its work is done anew
-                continue
-            awaited[result.step].discard(result.work_id)
-            results[max(result.step, step)].append(result)  # one that comes again is for the learner to judge
+        while not buffer.ready():
+            buffer.add(pool.take())
         taken = time.perf_counter()
-        del awaited[step]
-        mine = results.pop(step)
-        applied = learner.step(mine)
+        mine = buffer.take()
+        applied = learner.step(mine, pool.total)
         ended = time.perf_counter()
         if applied.rolled_back:  # what is under way was begun at versions that are no more
-            planned = learner.state.step
-            awaited.clear()
-            results.clear()
+            buffer.clear()
+        if applied.rolled_back or config.phase_at(step)[1] + 1 == config.phases[config.phase_at(step)[0]].steps:
+            pool.restore(torch.zeros(0))  # what was held back is of a loss that is no more
         # Workers have their next work before the caller looks at this step, and need not wait for it.
         hand_out()
 
         busy: dict[str, float] = {}
         for result in mine:
             busy[result.worker] = busy.get(result.worker, 0.0) + result.seconds
-        adapt = sum(busy.values()) / pool.workers
+        # In mode async a piece may have taken longer than this step, whose share of it is what there was time for.
+        adapt = min(sum(busy.values()) / pool.workers, ended - started)
         # What the step took beyond its work; where the caller came back later than that was done, from then on.
         transfer = max(taken - max(asked, started + max(busy.values())), 0.0)
         yield StepReport(
@@ -86,6 +79,13 @@ def train(learner: Learner, pool: Pool) -> Iterator[StepReport]:
             quarantined=applied.quarantined,
             rolled_back=applied.rolled_back,
             rollbacks=learner.state.watch.rollbacks,
+            workers=pool.workers,
+            events=dict(pool.events),
             samples=applied.samples,
         )
         started = ended
+
+
+def to_save(learner: Learner, pool: Pool) -> MetaState:
+    """The learner's state with what compression has held back: what a checkpoint between two steps must hold."""
+    return replace(learner.state, residual=pool.residual())

@@ -16,7 +16,7 @@ from metagen.errors import UserError
 from metagen.flat import FlatNetwork
 from metagen.generators import Family
 from metagen.policies import Policy
-from metagen.records import Snapshot, WorkItem, WorkResult, packed, unpacked
+from metagen.records import Snapshot, WorkItem, WorkResult, finite, packed, unpacked
 from metagen.registry import find, options_of
 from metagen.seeding import seed_for, torch_generator
 from metagen.tasks.categories import Sorter
@@ -95,12 +95,14 @@ def initialised(family: Family, seed: int) -> nn.Module:
 
 def plan(config: RunConfig, step: int, version: int) -> list[WorkItem]:
     """The work of outer ``step``: names and seeds, no tensors."""
+    phase = config.phases[config.phase_at(step)[0]]
+    return [item(config, step, index, version) for index in range(phase.items)]
+
+
+def item(config: RunConfig, step: int, index: int, version: int) -> WorkItem:
+    """Piece ``index`` of outer ``step``, to be estimated at ``version``."""
     number, _ = config.phase_at(step)
-    phase = config.phases[number]
-    return [
-        WorkItem(config.identity, config.seed, number, step, index, version, phase.tasks)
-        for index in range(phase.items)
-    ]
+    return WorkItem(config.identity, config.seed, number, step, index, version, config.phases[number].tasks)
 
 
 def run(parts: Parts, item: WorkItem, snapshot: Snapshot, worker: str = "") -> WorkResult:
@@ -111,17 +113,22 @@ def run(parts: Parts, item: WorkItem, snapshot: Snapshot, worker: str = "") -> W
     noises = [torch_generator(item.seed, "noise", item.step, item.index, slot) for slot in range(len(episodes))]
     theta, vector = unpacked(snapshot.theta).to(device), unpacked(snapshot.policy).to(device)
     estimate = parts.estimators[item.phase].estimate(parts.problem, theta, parts.policy, vector, episodes, noises)
+    gradient, update = (
+        packed(estimate.gradient, parts.problem.network.dtype),
+        packed(estimate.policy_gradient, torch.float32),
+    )
     return WorkResult(
         item.work_id,
         item.step,
         item.index,
         snapshot.version,
         item.tasks,
-        packed(estimate.gradient, parts.problem.network.dtype),
-        packed(estimate.policy_gradient, torch.float32),
+        gradient,
+        update,
         estimate.metrics,
         time.perf_counter() - start,
         worker,
         estimate.probes,
         estimate.experiences,
+        finite(gradient) and finite(update),
     )

@@ -25,10 +25,11 @@ from metagen.adapt import Problem
 from metagen.config import RunConfig, override
 from metagen.flat import FlatNetwork
 from metagen.generators import Condition, Draw
-from metagen.learner import Learner, MetaState, initial_state
-from metagen.pool import Pool, SerialPool
+from metagen.learner import Learner
+from metagen.pool import Crew, Pool, SerialPool
 from metagen.records import StepReport
 from metagen.search.config import SweepConfig
+from metagen.state import MetaState, initial_state
 from metagen.tasks import ImageSet
 from metagen.tasks.imageset import offsets_of
 from metagen.train import train
@@ -61,15 +62,37 @@ TINY: dict[str, Any] = {
 }
 """Joint, then fomaml with learned step sizes, in milliseconds a step."""
 
+SLOW = ("site", "ray_session")
+"""Fixtures that take long to set up, and whose tests take longest."""
+
 FAULTS = Path(__file__).parent / "cluster" / "faults"
 """Holds a module with estimators that fail on purpose, which configs name."""
 sys.path.insert(0, str(FAULTS))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Among several workers, which take a file each, the longest begin first: none is left to one worker at the end."""
+
+    def rank(item: pytest.Item) -> int:
+        names = getattr(item, "fixturenames", ())
+        return next((place for place, name in enumerate(SLOW) if name in names), len(SLOW))
+
+    if hasattr(config, "workerinput"):
+        items.sort(key=rank)
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     """As in every metagen process: a sum split over another number of threads rounds differently."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _away_from_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What metagen remembers of clusters is not put where the user has their own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("METAGEN_HOME", str(tmp_path_factory.mktemp("metagen")))
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -218,10 +241,41 @@ def ray_session() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        patch.setenv("RAY_worker_niceness", "0")  # at 15 a busy machine starves them
         patch.setenv("PYTHONPATH", str(FAULTS), prepend=os.pathsep)
         ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def on_ray(ray_session: None) -> Callable[..., Callable[[work.Parts], Pool]]:
+    """``run_to_end(config, on_ray(2))``: a pool of Ray actors. They outlive it and take up the next test's run: one
+    starts in seconds, most of which it spends importing torch, and begins anew in milliseconds."""
+    from cluster.pool import RayPool
+    from cluster.roster import Roster
+
+    idle: list[Any] = []
+
+    class Kept(Roster):
+        def _begin(self, name: str, values: dict[str, Any], options: dict[str, Any]) -> Any:
+            if not idle:
+                return super()._begin(name, values, options)
+            actor = idle.pop()
+            actor.__ray_call__.remote(lambda self, *arguments: self.__init__(*arguments), name, values)
+            return actor
+
+        def _end(self, actor: Any) -> None:
+            idle.append(actor)
+
+    class KeepingPool(RayPool):
+        roster = Kept
+
+    def make(workers: int, in_flight: int | None = None) -> Callable[[work.Parts], Pool]:
+        crews = [Crew(workers, workers, cpus=0.0)]
+        return lambda parts: KeepingPool(parts.config, parts.images, crews, in_flight=in_flight)
+
+    return make
 
 
 @dataclass(frozen=True)
@@ -268,7 +322,7 @@ def start_metagen() -> Iterator[Callable[..., subprocess.Popen[str]]]:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env={**os.environ, "RAY_ADDRESS": "", **environment},
+            env={**os.environ, "RAY_ADDRESS": "", "RAY_worker_niceness": "0", **environment},
             start_new_session=True,
         )
         started.append(process)

@@ -18,7 +18,6 @@ from metagen.evaluate import (
     choose_classes,
     fine_tuned,
     generate,
-    interval,
     method_of,
     report,
     tune,
@@ -132,22 +131,6 @@ def test_classes_with_too_few_images_are_named_or_refused(tiny_images: ImageSet)
     assert few == ["class13"]
     with pytest.raises(UserError, match=r"no class in split 'test' has 105 images .*fewer --shots"):
         choose_classes(tiny_images, "test", 100, 10, seed=0)
-
-
-def test_a_bootstrap_interval_covers_the_mean_as_often_as_it_says() -> None:
-    rng = np.random.default_rng(0)
-    inside = 0
-    for _ in range(300):
-        found = interval(rng.normal(3.0, 2.0, size=30))
-        assert found["low"] < found["mean"] < found["high"]
-        inside += found["low"] <= 3.0 <= found["high"]
-    assert 0.90 <= inside / 300 <= 0.98
-
-
-def test_an_interval_is_the_same_every_time_and_of_one_value_a_point() -> None:
-    values = np.random.default_rng(1).random(12)
-    assert interval(values) == interval(values)
-    assert interval(np.full(5, 0.25)) == {"mean": 0.25, "low": 0.25, "high": 0.25}
 
 
 def test_the_report_has_the_agreed_schema(bench: Bench) -> None:

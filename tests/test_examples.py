@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -43,49 +42,48 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def _metagen(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    path = os.pathsep.join([str(project), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "PYTHONPATH": path, "RAY_ADDRESS": "", "RAY_USAGE_STATS_ENABLED": "0"}
-    command = [sys.executable, "-m", "launch.cli", *arguments]
-    return subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
-
-
-def _trained(project: Path, *options: str) -> Any:
-    run = f"runs/{'-'.join(options).strip('-')}"
-    done = _metagen(project, "train", "mine.yaml", "--steps", "4", "--run-dir", run, *options)
-    assert done.returncode == 0, done.stderr
-    return load_checkpoint(project / run).state
-
-
-@pytest.fixture
-def importable(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The user's modules can be imported here as well, as whoever reads a checkpoint of them must be able to."""
+@pytest.fixture(autouse=True)
+def _inside(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the user's folder, where the modules can be imported, as whoever reads a checkpoint of them must be able to;
+    by a process that is started here, too."""
+    monkeypatch.chdir(project)
     monkeypatch.syspath_prepend(str(project))
+    monkeypatch.setenv("PYTHONPATH", str(project), prepend=os.pathsep)
     for module in ("mine", "stars"):  # what another test imported by these names
         monkeypatch.delitem(sys.modules, module, raising=False)
 
 
 @pytest.mark.ray
 def test_a_family_a_policy_an_estimator_and_a_task_source_of_ones_own_run_on_actors(
-    project: Path, importable: None
+    metagen: Any, start_metagen: Any
 ) -> None:
     """And give what they give in one process, bit for bit."""
-    serial, on_ray = _trained(project, "--pool", "serial"), _trained(project, "--actors", "2")
+    train = ["train", "mine.yaml", "--steps", "4", "--run-dir"]
+    process = start_metagen(*train, "runs/ray", "--actors", "2")
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, out + err
+    assert "2 Ray actors" in out
+    done = metagen(*train, "runs/serial", "--pool", "serial")
+    assert done.code == 0, done.err
+    on_ray, serial = load_checkpoint(Path("runs/ray")).state, load_checkpoint(Path("runs/serial")).state
     assert torch.equal(serial.theta, on_ray.theta)
     assert serial.counts == on_ray.counts
-    done = _metagen(project, "evaluate", "runs/actors-2", "--tasks", "2", "--steps", "0,1")
-    assert done.returncode == 0, done.stderr
-    assert "image error (mean square)" in done.stdout
-    with Image.open(project / "runs" / "actors-2" / "samples.png") as picture:
+    done = metagen("evaluate", "runs/ray", "--tasks", "2", "--steps", "0,1")
+    assert done.code == 0, done.err
+    assert "image error (mean square)" in done.out
+    with Image.open("runs/ray/samples.png") as picture:
         assert picture.format == "PNG"
 
 
-def test_a_mistake_in_a_part_of_ones_own_is_found_before_the_run(project: Path) -> None:
-    for change, message in (
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
         ("generator.options.sample_stepz=3", "did you mean 'sample_steps'?"),
         ("generator.family=mine:Perdict", "mine has no 'Perdict'; did you mean 'Predict'?"),
         ("data.image_size=17", "image_size 17 is not a multiple of 2"),
-    ):
-        done = _metagen(project, "train", "mine.yaml", "--dry-run", "--set", change)
-        assert done.returncode == 2
-        assert message in done.stderr
+    ],
+)
+def test_a_mistake_in_a_part_of_ones_own_is_found_before_the_run(change: str, message: str, metagen: Any) -> None:
+    done = metagen("train", "mine.yaml", "--dry-run", "--set", change)
+    assert done.code == 2
+    assert message in done.err

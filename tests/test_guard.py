@@ -28,6 +28,7 @@ class Upset:
 
     def __init__(self, inner: Pool, steps: tuple[int, ...], factor: float = 1000.0, index: int | None = None) -> None:
         self.inner, self.steps, self.factor, self.index, self.workers = inner, steps, factor, index, inner.workers
+        self.events: dict[str, int] = {}
 
     def submit(self, items: list[WorkItem], snapshot: Snapshot) -> None:
         self.inner.submit(items, snapshot)
@@ -38,6 +39,15 @@ class Upset:
             return result
         metrics = {**result.metrics, "loss": result.metrics["loss"] * self.factor}
         return replace(result, gradient=result.gradient * np.float32(self.factor), metrics=metrics)
+
+    def total(self, *arguments: Any) -> Any:
+        return self.inner.total(*arguments)
+
+    def residual(self) -> Any:
+        return self.inner.residual()
+
+    def restore(self, residual: Any) -> None:
+        self.inner.restore(residual)
 
     def close(self) -> None:
         self.inner.close()
@@ -119,18 +129,15 @@ def test_a_resumed_run_rolls_back_as_the_uninterrupted_one(
 
 
 @pytest.mark.ray
-@pytest.mark.usefixtures("ray_session")
 @pytest.mark.parametrize("ahead", [0, 2])
 def test_a_run_on_ray_rolls_back_as_the_serial_one(
-    ahead: int, tiny_config: Any, run_to_end: Any, assert_same_state: Any
+    ahead: int, tiny_config: Any, run_to_end: Any, on_ray: Any, assert_same_state: Any
 ) -> None:
-    from cluster.pool import RayPool
-
     config = tiny_config(STEPS, SETTINGS, f"max_staleness={ahead}")
     serial, _ = run_to_end(config, _upset(6, 7))
     assert serial.watch.rollbacks == 1
-    on_ray, _ = run_to_end(config, _upset(6, 7, inner=lambda parts: RayPool(parts.config, parts.images, 2)))
-    assert_same_state(on_ray, serial)
+    parallel, _ = run_to_end(config, _upset(6, 7, inner=on_ray(2)))
+    assert_same_state(parallel, serial)
 
 
 def test_steps_in_a_row_with_nonfinite_results_end_the_run(tiny_config: Any, run_to_end: Any) -> None:

@@ -26,39 +26,31 @@ class ShuffledPool(SerialPool):
         super().submit([twice[i] for i in np.random.default_rng(items[0].step).permutation(len(twice))], snapshot)
 
 
-def _ray(workers: int, in_flight: int | None = None) -> Any:
-    from cluster.pool import RayPool
-
-    return lambda parts: RayPool(parts.config, parts.images, workers, in_flight=in_flight)
-
-
 @pytest.mark.ray
-@pytest.mark.usefixtures("ray_session")
 @pytest.mark.parametrize("workers", [1, 2, 3])
 @pytest.mark.parametrize("ahead", [0, 1, 2])
 def test_keystone_a_run_on_ray_equals_the_serial_run_bit_for_bit(
-    workers: int, ahead: int, tiny_config: Any, run_to_end: Any, assert_same_state: Any
+    workers: int, ahead: int, tiny_config: Any, run_to_end: Any, on_ray: Any, assert_same_state: Any
 ) -> None:
     """Joint, then fomaml with a learned policy: theta, policy, means, moments, counts and applied work; also where
     workers are ahead of the learner."""
     config = tiny_config(f"max_staleness={ahead}")
     serial, serial_reports = run_to_end(config)
-    on_ray, ray_reports = run_to_end(config, _ray(workers))
-    assert_same_state(on_ray, serial)
+    parallel, ray_reports = run_to_end(config, on_ray(workers))
+    assert_same_state(parallel, serial)
     assert serial.counts == {"accepted": 15, "stale": 0, "nonfinite": 0, "duplicate": 0}
     assert not torch.equal(serial.theta, work.build_problem(config).network.initial)
     assert [report.metrics for report in ray_reports] == [report.metrics for report in serial_reports]
 
 
 @pytest.mark.ray
-@pytest.mark.usefixtures("ray_session")
 def test_keystone_holds_in_bf16_and_with_work_queued_at_the_actors(
-    tiny_config: Any, run_to_end: Any, assert_same_state: Any
+    tiny_config: Any, run_to_end: Any, on_ray: Any, assert_same_state: Any
 ) -> None:
     config = tiny_config("precision=bf16", "phases.1.estimator=reptile", "phases.1.options={inner_steps: 2}")
     serial, _ = run_to_end(config)
-    on_ray, _ = run_to_end(config, _ray(2, in_flight=2))
-    assert_same_state(on_ray, serial)
+    parallel, _ = run_to_end(config, on_ray(2, in_flight=2))
+    assert_same_state(parallel, serial)
 
 
 EVERY_ESTIMATOR = {
@@ -84,17 +76,16 @@ EVERY_ESTIMATOR = {
 
 
 @pytest.mark.ray
-@pytest.mark.usefixtures("ray_session")
 @pytest.mark.parametrize("policy", sorted(EVERY_ESTIMATOR))
 def test_keystone_holds_for_every_estimator(
-    policy: str, tiny_config: Any, run_to_end: Any, assert_same_state: Any
+    policy: str, tiny_config: Any, run_to_end: Any, on_ray: Any, assert_same_state: Any
 ) -> None:
     """Second order, implicit, in closed form, with directions that the learner draws again from their seeds, and with
     experiences."""
     config = tiny_config(*EVERY_ESTIMATOR[policy])
     serial, _ = run_to_end(config)
-    on_ray, _ = run_to_end(config, _ray(2))
-    assert_same_state(on_ray, serial)
+    parallel, _ = run_to_end(config, on_ray(2))
+    assert_same_state(parallel, serial)
     assert serial.counts["accepted"] == 3 * config.steps
 
 
@@ -111,6 +102,8 @@ def test_a_lost_actor_changes_nothing_but_time(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Actors are killed (SIGKILL) in the middle of their work, also the only one there is."""
+    from cluster.pool import RayPool
+
     config = tiny_config(
         "phases.1.estimator=faults:DiesAtWork", f"phases.1.options={{marker: {tmp_path}, deaths: {deaths}}}"
     )
@@ -120,10 +113,10 @@ def test_a_lost_actor_changes_nothing_but_time(
     serial, _ = run_to_end(config)
     for marker in markers:
         marker.unlink()
-    on_ray, _ = run_to_end(config, _ray(workers))
+    parallel, _ = run_to_end(config, lambda parts: RayPool(parts.config, parts.images, workers))
     assert all(marker.exists() for marker in markers)
-    assert sum("an actor is gone" in record.message for record in caplog.records) >= deaths
-    assert_same_state(on_ray, serial)
+    assert sum("is lost with its actor" in record.message for record in caplog.records) >= deaths
+    assert_same_state(parallel, serial)
 
 
 def test_order_of_completion_and_duplicates_change_nothing_in_a_whole_run(
@@ -192,9 +185,9 @@ def test_workers_ahead_of_the_learner_have_work_while_it_applies_a_step(tiny_con
     learner, parts = new_learner(tiny_config("max_staleness=1"))
     pool, apply, waiting = SerialPool(parts), learner.step, []
 
-    def step(results: Any) -> Any:
+    def step(*arguments: Any) -> Any:
         waiting.append([item.step for item, _ in pool._waiting])
-        return apply(results)
+        return apply(*arguments)
 
     learner.step = step
     next(train(learner, pool))

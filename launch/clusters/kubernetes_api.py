@@ -7,13 +7,16 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import IO, Any
 
 from launch.clusters.providers.manifests import Manifest
 from metagen.errors import UserError
 
 MANAGER = "metagen"
 DELETE_SECONDS = 120.0
+SILENT_SECONDS = 120.0
+STDOUT, STDERR, STATUS = 1, 2, 3
+"""Channels of what runs in a pod."""
 
 
 class Api:
@@ -104,6 +107,52 @@ class Api:
                     continue
                 raise UserError(f"Kubernetes: {_words(error)}") from None
             yield name, text
+
+    def execute(self, namespace: str, pod: str, command: list[str], out: IO[bytes]) -> tuple[int, str]:
+        """Run a command in a pod, what it prints into ``out``; gives its exit code and its complaint's last line."""
+        from kubernetes.stream import stream
+
+        with self._told():
+            socket: Any = stream(
+                self.core.connect_get_namespaced_pod_exec,
+                *(pod, namespace),
+                command=command,
+                stdin=False,
+                stdout=True,
+                stderr=True,
+                tty=False,
+                binary=True,
+                _preload_content=False,
+            )
+        complaint, end, deadline = b"", b"", time.monotonic() + SILENT_SECONDS
+        try:
+            goes_on = True
+            while goes_on:  # once more after the end: reading one channel may have taken in the last of another
+                goes_on = socket.is_open()
+                socket.update(timeout=1.0)
+                text = socket.read_channel(STDOUT)
+                out.write(text)
+                complaint += socket.read_channel(STDERR)
+                end += socket.read_channel(STATUS)
+                if text:
+                    deadline = time.monotonic() + SILENT_SECONDS
+                if time.monotonic() > deadline:
+                    raise UserError(f"Pod {pod}: silent for {SILENT_SECONDS:.0f} s: try again")
+        finally:
+            socket.close()
+            socket.sock.shutdown()  # where the server closed first, close() leaves the socket open
+        words = (complaint.decode(errors="replace").strip().splitlines() or [""])[-1]
+        try:
+            status = json.loads(end)
+        except ValueError:
+            raise UserError(f"Pod {pod}: the connection broke: try again") from None
+        if status["status"] == "Success":
+            return 0, words
+        causes = (status.get("details") or {}).get("causes") or []
+        code = next((int(cause["message"]) for cause in causes if cause.get("reason") == "ExitCode"), None)
+        if code is None:  # it was not even begun
+            raise UserError(f"Kubernetes: {status.get('message')}")
+        return code, words
 
     def events(self, document: Manifest) -> list[str]:
         """The last warnings about an object."""

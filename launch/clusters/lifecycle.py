@@ -38,8 +38,8 @@ def up(path: Path, timeout: float, keep: bool) -> None:
     if file.kind == "local":
         say(f"{file.name}: checking {len(file.hosts) + 1} machines")
         preflight.check(file)
-    access.make_token(file)
     around.before(file)
+    access.make_token(file)  # last of all: a start that was refused leaves no secret behind
     try:
         say(f"{file.name}: starting the head (everything that is said goes to {log})")
         code, lines = launcher.up(path, file.kind, access.home(file), log, _show_step)

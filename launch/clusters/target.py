@@ -49,6 +49,13 @@ def find(word: str, storage: str | None = None) -> Target:
     return Target(word, file, storage or file.metagen.storage, f'"{file.venv}/bin/python"')
 
 
+def manifests(word: str) -> Path | None:
+    """The file, if the user named Kubernetes manifests."""
+    if word.startswith(("http://", "https://")):
+        return None
+    return Path(word) if cluster_file.is_kubernetes(cluster_file.documents(Path(word))) else None
+
+
 def _environment_token() -> str | None:
     """The token that Ray itself would take."""
     if token := os.environ.get("RAY_AUTH_TOKEN"):

@@ -20,7 +20,15 @@ from launch.options import CheckpointPath, checkpoint_argument, int_list
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of classes and noise.")
 @click.option("--joint", type=CheckpointPath(), help="Unconditioned baseline.  [default: the packaged one]")
+@click.option(
+    "--samples", type=click.IntRange(min=0), default=8, show_default=True, help="New images of each class; 0 for none."
+)
+@click.option(
+    "--extractor", default="strokes", show_default=True, help="Features: strokes, pyramid, or package.module:Class."
+)
+@click.option("--sample-rivals", is_flag=True, help="Measure new images of the fine-tuned baselines as well.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="[default: evaluation.json in CHECKPOINT]")
+@click.option("--page", type=click.Path(path_type=Path), help="[default: beside the JSON]")
 @click.option("--picture", type=click.Path(path_type=Path), help="[default: samples.png in CHECKPOINT]")
 def evaluate(
     checkpoint: Path,
@@ -31,13 +39,19 @@ def evaluate(
     tasks_: int,
     seed: int,
     joint: Path | None,
+    samples: int,
+    extractor: str,
+    sample_rivals: bool,
     json_file: Path | None,
+    page: Path | None,
     picture: Path | None,
 ) -> None:
     """Measure a checkpoint on classes it has never seen, against what it must beat.
 
     Compares the meta-trained model and its policy with the same weights fine-tuned by tuned Adam, and with an
-    unconditioned, jointly trained model fine-tuned by tuned Adam. CHECKPOINT is a run or checkpoint folder.
+    unconditioned, jointly trained model fine-tuned by tuned Adam. Measures new images of these classes beside those of
+    a copycat, who alters the images shown a little, and real ones. Prints tables and writes them as JSON and as one
+    page to open in a browser, with the images. CHECKPOINT is a run or checkpoint folder.
 
     \b
     Examples:
@@ -46,4 +60,21 @@ def evaluate(
     """
     from launch.generators.evaluation import Request, run_evaluation
 
-    run_evaluation(Request(checkpoint, data, split, shots, steps, tasks_, seed, joint, json_file, picture))
+    run_evaluation(
+        Request(
+            checkpoint,
+            data,
+            split,
+            shots,
+            steps,
+            tasks_,
+            seed,
+            joint,
+            samples,
+            extractor,
+            sample_rivals,
+            json_file,
+            picture,
+            page,
+        )
+    )

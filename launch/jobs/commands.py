@@ -128,11 +128,12 @@ def stop(target: str, job: str) -> None:
 @click.option("--storage", help="Where runs are kept.  [default: as in the file]")
 @click.option("--out", type=click.Path(path_type=Path), help="[default: runs/RUN]")
 def fetch(target: str, run: str, storage: str | None, out: Path | None) -> None:
-    """Bring a run home, also while it trains.
+    """Bring a run home, also while it trains: from the head's folder, a bucket, or a Kubernetes volume.
 
     \b
-    Example:
+    Examples:
       metagen fetch cluster.yaml standard
+      metagen fetch cluster.job.yaml standard
     """
     from launch.jobs.results import fetch
 

@@ -22,19 +22,16 @@ from metagen.errors import UserError
 @click.option("--run", required=True)
 @click.option("--storage", required=True)
 @click.option("--pool", type=click.Choice(["ray", "serial"]))
-@click.option("--actors", type=click.IntRange(min=1))
+@click.option("--actors")
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE")
 @click.argument("source", metavar="PRESET|FILE.yaml")
 def remote(
-    run: str, storage: str, pool: str | None, actors: int | None, assignments: tuple[str, ...], source: str
+    run: str, storage: str, pool: str | None, actors: str | None, assignments: tuple[str, ...], source: str
 ) -> None:
     """Begin or continue a run."""
     config = load_config(source, assignments, None, None)
-    kind = pool or config.pool.kind
-    if kind == "ray" and actors is None:
-        from cluster.nodes import cores
-
-        actors = config.pool.actors or max(1, int(cores() // max(config.pool.cpus, 1.0)))
+    if (pool or config.pool.kind) == "ray" and actors is None and config.pool.actors is None:
+        actors = "auto"  # as many as the cluster has room for, also when it grows
     workers = Workers.choose(config, pool, actors, None)
     bucket = Bucket(storage) if is_bucket(storage) else None
     folder = (Path(LOCAL).expanduser() if bucket else folder_of(storage)) / run
@@ -50,12 +47,21 @@ def remote(
 
 
 def _same(config: RunConfig, folder: Path) -> None:
-    """Raise ``UserError`` unless the run in ``folder`` is the one that ``config`` describes."""
+    """Raise ``UserError`` unless the run in ``folder`` is one of ``config``."""
     there = run_folder.read_config(folder)
-    if config.precision == "auto":  # what was measured when the run began holds
-        config = config.model_copy(update={"precision": there.precision})
-    if config.identity != there.identity:
+    if _settled(config, there).identity != there.identity:
         raise UserError(f"{folder} holds a run with another config: name another with --run, or submit that config")
+
+
+def _settled(config: RunConfig, began: RunConfig) -> RunConfig:
+    """``config`` with what is left to the machine and the images as it was settled when the run ``began``."""
+    if config.precision == "auto":
+        config = config.model_copy(update={"precision": began.precision})
+    if config.categories.most == began.categories.most and config.categories.found is None:
+        config = config.model_copy(update={"categories": began.categories})
+    if config.budget is not None and began.budget is None and len(config.phases) <= began.steps <= config.steps:
+        config = config.with_steps(began.steps)
+    return config
 
 
 if __name__ == "__main__":

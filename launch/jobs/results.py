@@ -70,19 +70,12 @@ def fetch(word: str, run: str, storage: str | None, out: Path) -> None:
     """Copy a run's folder here; a copy of the same run that is here is replaced, another run's is not."""
     if not RUN.fullmatch(run):
         raise UserError(f"'{run}' is no run's name")
-    place = target.find(word, storage)
-    if place.storage is None:
-        raise UserError("--storage is needed with an address: say where runs are kept, such as s3://bucket/runs")
     if out.exists() and not (out / run_folder.CONFIG).exists():
         raise UserError(f"{out} is there and holds no run: choose another --out")
     before = run_folder.read_config(out) if out.exists() else None
     scratch = out.with_name(f".partial-fetch-{out.name}")
     try:
-        if is_bucket(place.storage):
-            if not Bucket(place.storage).pull(run, scratch):
-                raise UserError(f"{place.storage}: no run '{run}' there")
-        else:
-            _copy(place, f"{folder_of(place.storage)}/{run}", run, scratch)
+        _pull(word, storage, run, scratch)
         if before is not None and run_folder.read_config(scratch).identity != before.identity:
             raise UserError(f"{out} holds another run than {run} on the cluster: choose another --out")
         with publishing(out) as partial:
@@ -90,6 +83,27 @@ def fetch(word: str, run: str, storage: str | None, out: Path) -> None:
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     print(f"fetched {run} to {out}: try 'metagen evaluate {out}'")
+
+
+def _pull(word: str, storage: str | None, run: str, into: Path) -> None:
+    """Copy a run from wherever it is kept: a bucket, a volume of Kubernetes, a folder on the head."""
+    if manifests := target.manifests(word):
+        from launch.clusters import kubernetes_volume
+
+        storage = storage or kubernetes_volume.storage_of(manifests)
+        if not is_bucket(storage):
+            kubernetes_volume.pull(manifests, run, into)
+            return
+    else:
+        place = target.find(word, storage)
+        storage = place.storage
+        if storage is None:
+            raise UserError("--storage is needed with an address: say where runs are kept, such as s3://bucket/runs")
+        if not is_bucket(storage):
+            _copy(place, f"{folder_of(storage)}/{run}", run, into)
+            return
+    if not Bucket(storage).pull(run, into):
+        raise UserError(f"{storage}: no run '{run}' there")
 
 
 def _copy(place: target.Target, source: str, run: str, into: Path) -> None:

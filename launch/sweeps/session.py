@@ -18,7 +18,7 @@ from launch.sweeps.hparams import HParams
 from launch.sweeps.names import choices
 from metagen import tasks
 from metagen.errors import UserError
-from metagen.pool import one_thread
+from metagen.pool import Crew, one_thread
 from metagen.precision import resolve
 from metagen.search.config import SweepConfig
 from metagen.search.judge import Judge
@@ -160,10 +160,11 @@ def _settled(sweep: SweepConfig, images: ImageSet) -> SweepConfig:
 
 @contextmanager
 def _ray(sweep: SweepConfig, address: str | None) -> Iterator[None]:
-    from cluster.pool import start_ray, stop_ray
+    from cluster.connect import start_ray, stop_ray
 
     trial = sweep.trial
-    start_ray(address or sweep.make_space().base.pool.address, max(1, trial.actors), trial.cpus, trial.gpus)
+    count = max(1, trial.actors)
+    start_ray(address or sweep.make_space().base.pool.address, [Crew(count, count, trial.cpus, trial.gpus)])
     try:
         yield
     finally:

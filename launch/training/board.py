@@ -9,9 +9,9 @@ import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 
 from metagen.evaluate import MIN_QUERIES, Bench, Method, choose_classes, drawn
-from metagen.learner import MetaState
 from metagen.picture import grid, pixels
 from metagen.records import StepReport, Verdict
+from metagen.state import MetaState
 from metagen.work import Parts
 
 CLASSES, SAMPLES = 6, 6
@@ -51,6 +51,14 @@ class Board:
         for verdict in Verdict:
             add(f"results/{verdict}", state.counts.get(verdict, 0), step)
         add("results/rollbacks", report.rollbacks, step)
+        add("pool/workers", report.workers, step)
+        for event, count in report.events.items():
+            add(f"pool/{event}", count, step)
+        ages = [one.age for one in report.outcomes]
+        add("staleness/mean", sum(ages) / len(ages), step)
+        add("staleness/max", max(ages), step)
+        if step % self.histogram_every == 0 or step == report.steps:
+            self.writer.add_histogram("staleness/age", np.array(ages), step)
         for part, seconds in report.seconds.items():
             add(f"seconds/{part}", seconds, step)
         add("rate/tasks_per_second", report.tasks / report.seconds["total"], step)

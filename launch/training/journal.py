@@ -53,6 +53,8 @@ class Journal:
             verdicts=report.verdicts,
             rolled_back=report.rolled_back,
             rollbacks=report.rollbacks,
+            workers=report.workers,
+            events=report.events,
             seconds=report.seconds,
             results=[_result(one) for one in report.outcomes],
         )

@@ -18,17 +18,18 @@ from launch.training.console import Console
 from launch.training.journal import Journal
 from metagen import checkpoint, quarantine, tasks, work
 from metagen.budget import fit
-from metagen.config import RunConfig
+from metagen.config import CrewConfig, RunConfig, actor_range
 from metagen.errors import UserError
 from metagen.guard import Diverged
-from metagen.learner import Learner, initial_state
-from metagen.pool import Pool, SerialPool, available_cores, one_thread
+from metagen.learner import Learner
+from metagen.pool import Crew, Pool, SerialPool, available_cores, one_thread
 from metagen.precision import resolve
 from metagen.records import Quarantined, StepReport
+from metagen.state import MetaState, initial_state
 from metagen.store import Store, bring_newest
 from metagen.tasks.categories import with_found
 from metagen.tasks.imageset import ImageSet
-from metagen.train import train
+from metagen.train import to_save, train
 
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
@@ -38,20 +39,32 @@ class Workers:
     """Who does the work of a session. Changes no result."""
 
     kind: str
-    count: int
+    crews: tuple[Crew, ...]
     address: str | None
-    cpus: float
-    gpus: float
+
+    @property
+    def count(self) -> int:
+        """Workers that the run begins with."""
+        return sum(crew.least for crew in self.crews)
 
     @staticmethod
-    def choose(config: RunConfig, kind: str | None, count: int | None, address: str | None) -> Workers:
+    def choose(config: RunConfig, kind: str | None, actors: str | None, address: str | None) -> Workers:
         """The command line's choice, else the config's, else Ray with an actor a core."""
         pool = config.pool
         kind = kind or ("ray" if address else pool.kind)
-        if kind == "serial" and ((count or 1) > 1 or address):
-            raise UserError("--pool serial is one worker in this process: drop --actors and --address, or use ray")
-        count = 1 if kind == "serial" else count or pool.actors or max(1, int(available_cores() // max(pool.cpus, 1.0)))
-        return Workers(kind, count, address or pool.address, pool.cpus, pool.gpus)
+        if kind == "serial":
+            if (actors or "1") != "1" or address:
+                raise UserError("--pool serial is one worker in this process: drop --actors and --address, or use ray")
+            return Workers(kind, (Crew(1, 1),), None)
+        first = pool if actors is None else pool.model_copy(update={"actors": actors})
+        crews = (_crew(first, None), *(_crew(other, other.device) for other in pool.others))
+        return Workers(kind, crews, address or pool.address)
+
+
+def _crew(config: CrewConfig, device: str | None) -> Crew:
+    each_core = max(1, int(available_cores() // max(config.cpus, 1.0)))
+    least, most = actor_range(config.actors or each_core)
+    return Crew(least, most, config.cpus, config.gpus, device)
 
 
 def start(config: RunConfig, folder: Path, workers: Workers) -> None:
@@ -122,9 +135,9 @@ def _drive(
     console = Console(config, folder, workers.kind, workers.count, parts)
     journal = Journal(folder, config)
 
-    def save(name: str, last: bool = False) -> None:
+    def save(name: str, state: MetaState, last: bool = False) -> None:
         path = folder / "checkpoints" / name
-        checkpoint.save_checkpoint(path, config, layout, learner.state)
+        checkpoint.save_checkpoint(path, config, layout, state)
         journal.write("checkpoint", checkpoint=name, step=learner.state.step)
         if store is None:
             return
@@ -162,13 +175,14 @@ def _drive(
                     observe(report)
                 set_aside(report.quarantined)
                 if _due(config, report):
-                    save(f"step-{report.step:06d}")
+                    save(f"step-{report.step:06d}", to_save(learner, pool))
                     saved = report.step
                     checkpoint.prune(folder, config.log.keep)
                 if stop.asked:
                     break
+        state = to_save(learner, pool)
     except KeyboardInterrupt:  # the second signal, or one that came before the loop
-        stop.asked = True
+        state = to_save(learner, pool)
     except Diverged as error:
         set_aside(error.quarantined)
         journal.write("failed", step=learner.state.step, error=str(error))
@@ -184,11 +198,11 @@ def _drive(
     step = learner.state.step
     if step < config.steps:
         if saved < step:
-            save(f"step-{step:06d}", last=True)
+            save(f"step-{step:06d}", state, last=True)
         console.line(f"stopped after step {step} of {config.steps}: continue with 'metagen resume {folder}'")
         journal.write("stopped", step=step)
         raise KeyboardInterrupt
-    save("final", last=True)
+    save("final", state, last=True)
     journal.write("ended", step=step)
     console.line(f"checkpoint: {folder / 'checkpoints' / 'final'}")
 
@@ -236,11 +250,12 @@ def _pooling(workers: Workers) -> Iterator[Callable[[work.Parts], Pool]]:
     if workers.kind == "serial":
         yield SerialPool
         return
-    from cluster.pool import RayPool, start_ray, stop_ray
+    from cluster.connect import start_ray, stop_ray
+    from cluster.pool import RayPool
 
-    start_ray(workers.address, workers.count, workers.cpus, workers.gpus)
+    start_ray(workers.address, workers.crews)
     try:
-        yield lambda parts: RayPool(parts.config, parts.images, workers.count, workers.cpus, workers.gpus)
+        yield lambda parts: RayPool(parts.config, parts.images, workers.crews)
     finally:
         stop_ray()
 

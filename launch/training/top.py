@@ -44,6 +44,8 @@ class View:
     verdicts: Counter[str] = field(default_factory=Counter)
     ages: Counter[int] = field(default_factory=Counter)
     rollbacks: int = 0
+    workers: int = 0
+    events: dict[str, int] = field(default_factory=dict)
     quarantined: int = 0
     checkpoint: str = "none"
     error: str = ""
@@ -75,6 +77,7 @@ class View:
     def _step(self, event: dict[str, Any]) -> None:
         self.step, self.steps, self.estimator = event["step"], event["steps"], event["estimator"]
         self.rollbacks = event["rollbacks"]
+        self.workers, self.events = event.get("workers", 0), event.get("events", {})
         if self.recent and self.recent[-1]["phase"] != event["phase"]:  # another estimator: other losses, another rate
             self.recent.clear()
         self.recent.append(event)
@@ -111,6 +114,10 @@ class View:
                 ("results", ", ".join(f"{n} {verdict}" for verdict, n in sorted(self.verdicts.items()))),
                 ("staleness", ", ".join(f"{age}: {n}" for age, n in sorted(self.ages.items()))),
             ]
+        if self.workers:
+            rows.append(
+                ("workers", "; ".join([str(self.workers), *(f"{n} {what}" for what, n in sorted(self.events.items()))]))
+            )
         rows += [
             ("rollbacks", f"{self.rollbacks}; {self.quarantined} results quarantined"),
             ("checkpoint", self.checkpoint),

@@ -9,12 +9,27 @@ from typing import Any
 import click
 
 
+class ActorRange(click.ParamType[str]):
+    """A number of actors, a range, or auto."""
+
+    name = "N|N-M|auto"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        from metagen.config import actor_range
+
+        try:
+            actor_range(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+        return str(value)
+
+
 def pool_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options that say who does the work; they change no result."""
     for option in reversed(
         [
             click.option("--pool", type=click.Choice(["ray", "serial"]), help="Ray actors, or this process alone."),
-            click.option("--actors", type=click.IntRange(min=1), help="Ray actors; one a core by default."),
+            click.option("--actors", type=ActorRange(), help="Ray actors: 4, 2-8 or auto; one a core by default."),
             click.option("--address", help="A running Ray cluster (HOST:PORT or auto); starts one here by default."),
         ]
     ):
@@ -39,7 +54,7 @@ def train(
     run_dir: Path | None,
     store: str | None,
     pool: str | None,
-    actors: int | None,
+    actors: str | None,
     address: str | None,
     dry_run: bool,
 ) -> None:
@@ -70,7 +85,7 @@ def train(
 @click.command()
 @click.argument("run_dir")
 @pool_options
-def resume(run_dir: str, pool: str | None, actors: int | None, address: str | None) -> None:
+def resume(run_dir: str, pool: str | None, actors: str | None, address: str | None) -> None:
     """Continue an interrupted run from its newest whole checkpoint.
 
     The result is the same, bit for bit, as if the run had never been interrupted. RUN_DIR may be the URL that a run

@@ -19,6 +19,7 @@ from metagen.generators.gan_network import Players
 from metagen.generators.network import compute_dtype, context_of, pool, prepared, wide
 from metagen.metrics.energy import energy_score
 from metagen.strict import Strict
+from metagen.tasks.augment import AugmentConfig, altered_by, amounts
 
 SCORED = 8
 """Generated images that a score is taken over."""
@@ -43,6 +44,8 @@ class GanOptions(Strict):
     translate: int = Field(0, ge=0, le=64)
     """Largest random shift, in pixels, of real and generated images alike before the critic sees them (DiffAugment,
     Zhao et al. 2020, arXiv:2006.10738)."""
+    augment: AugmentConfig = AugmentConfig()
+    """Random alterations of real and generated images alike before the critic sees them, each pair by the same."""
 
 
 class Gan(Family):
@@ -75,13 +78,14 @@ class Gan(Family):
         return players
 
     def draw(self, count: int, rng: torch.Generator) -> Draw:
-        """Latents ``[B, SCORED, Z]``, mixtures for WGAN-GP and shifts for the augmentation."""
-        reach = self.options.translate
-        return {
+        """Latents ``[B, SCORED, Z]``, mixtures for WGAN-GP, and how far each pair is shifted and altered."""
+        reach, augment = self.options.translate, self.options.augment
+        draw = {
             "latent": torch.randn(count, SCORED, self.options.latent, generator=rng),
             "mix": torch.rand(count, generator=rng),
             "shift": torch.randint(-reach, reach + 1, (count, 2), generator=rng),
         }
+        return draw | (amounts(count, augment, rng) if augment.on else {})
 
     def losses(self, network: nn.Module, condition: Condition, images: Tensor, draw: Draw) -> Tensor:
         """The two players' field, with the energy score of two generated images as its value: ``[B]``."""
@@ -91,7 +95,7 @@ class Gan(Family):
         if not torch.is_grad_enabled():
             return energy
         scores = self._scores(network, condition)
-        real, fake = (_shifted(x, draw["shift"]) for x in (images, made[:, 0]))
+        real, fake = (self._shown(x, draw) for x in (images, made[:, 0]))
         if self.options.loss == "pairing":
             critic, pull = pairing(scores, real, fake, self.options.penalty)
         else:
@@ -116,6 +120,11 @@ class Gan(Family):
         groups = len(condition.members)
         latent = self.options.temperature * torch.randn(groups, count, self.options.latent, generator=rng)
         return self._generated(network, condition, latent.to(condition.support.device))
+
+    def _shown(self, images: Tensor, draw: Draw) -> Tensor:
+        """What the critic sees of ``images [B, C, H, W]``: the same draw alters real and generated ones alike."""
+        images = _shifted(images, draw["shift"])
+        return altered_by(images, draw) if self.options.augment.on else images
 
     def _generated(self, network: Players, condition: Condition, latent: Tensor) -> Tensor:
         """Images ``[B, S, C, H, W]`` of latents ``[B, S, Z]``."""

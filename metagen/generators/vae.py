@@ -25,6 +25,7 @@ from metagen.generators.network import (
     prepared,
     wide,
 )
+from metagen.metrics.iwae import importance_weighted_bound
 from metagen.strict import Strict
 
 
@@ -76,19 +77,14 @@ class Vae(Family):
 
     @torch.no_grad()
     def scores(self, network: nn.Module, condition: Condition, images: Tensor, draw: Draw) -> Tensor:
-        """The importance-weighted bound ``-ln 1/k sum_i p(x | z_i) p(z_i) / q(z_i)`` in bits/dim: ``[B]``.
-
-        Burda et al. 2016, arXiv:1509.00519, eq. 8. At one sample it is the ELBO; with more it rises to
-        ``ln p(x | S)``.
-        """
+        """The negative importance-weighted bound on ``ln p(x | S)`` in bits/dim: ``[B]``."""
         context = context_of(network, condition)
         prior, posterior = _beliefs(network, images, context)
         weights = []
         for noise in draw["noise"].unbind(1):
             z = posterior.at(noise)
             weights.append(self._likelihood(network, images, z, context) + prior.log(z) - posterior.log(z))
-        bound = torch.logsumexp(torch.stack(weights), dim=0) - math.log(len(weights))
-        return -bound / self.nats
+        return -importance_weighted_bound(torch.stack(weights)) / self.nats
 
     @torch.no_grad()
     def sample(self, network: nn.Module, condition: Condition, count: int, rng: torch.Generator) -> Tensor:

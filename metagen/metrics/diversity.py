@@ -5,17 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from metagen.metrics.pyramid import pyramid
-
 
 def diversity(generated: Tensor, real: Tensor) -> float:
-    """Mean distance between two of ``generated [M, C, H, W]`` over that between two of ``real [N, C, H, W]``::
+    """Mean distance between two of ``generated [M, D]`` over that between two of ``real [N, D]``::
 
-        mean_{i != j} |f(y_i) - f(y_j)|  /  mean_{i != j} |f(x_i) - f(x_j)|
+        mean_{i != j} |y_i - y_j|  /  mean_{i != j} |x_i - x_j|
 
-    with ``f`` the pyramid of means: 0 where all generated images are one (mode collapse), 1 where they vary as the
-    real ones do. It says nothing of what they show: read it beside ``coverage``. Raises ``ValueError`` for fewer
-    than two images of either, or for real ones that are all the same.
+    0 where all generated images are one (mode collapse), 1 where they vary as the real ones do. It says nothing of what
+    they show: read it beside ``coverage``. Raises ``ValueError`` for fewer than two images of either, or for real ones
+    that are all the same.
     """
     if len(generated) < 2 or len(real) < 2:
         raise ValueError(f"{len(generated)} generated and {len(real)} real images: two of each are needed")
@@ -25,5 +23,5 @@ def diversity(generated: Tensor, real: Tensor) -> float:
     return _spread(generated) / spread
 
 
-def _spread(images: Tensor) -> float:
-    return float(torch.pdist(pyramid(images).double()).mean())
+def _spread(features: Tensor) -> float:
+    return float(torch.pdist(features.double()).mean())

@@ -1,4 +1,4 @@
-"""The fixed feature space that images are compared in: a pyramid of means."""
+"""The fixed feature space that images are compared in without a network: a pyramid of means."""
 
 from __future__ import annotations
 
@@ -21,3 +21,10 @@ def pyramid(images: Tensor) -> Tensor:
     while len(levels) < LEVELS and min(levels[-1].shape[-2:]) > 1:
         levels.append(F.avg_pool2d(levels[-1], 2))
     return torch.cat([level.flatten(1) / (len(levels) * level[0].numel()) ** 0.5 for level in levels], dim=1)
+
+
+class PyramidFeatures:
+    """``pyramid`` as an extractor: what pixels say, whatever the images show."""
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return pyramid(images.float().cpu())

@@ -17,17 +17,21 @@ from metagen.policies.policy import Gradient, Run, one_pass
 from metagen.policies.rules import RULES, State, safe_root
 from metagen.policies.steps import LearnedStepsOptions
 from metagen.seeding import torch_generator
-from metagen.tasks.categories import one_hot
-from metagen.tasks.config import MOST_CATEGORIES
+from metagen.tasks.categories import PLACE, as_features
 
-FEATURES = 10 + MOST_CATEGORIES
-OVERALL = 1
-"""Which feature is the agreement over the whole network."""
+FEATURES = 10 + PLACE
+OVERALL, NOVELTY = 1, 10
+"""Which features are the agreement over the whole network, and how new the task looks."""
+SHRUNK = 0.2
+"""How far a size of one layer at one step follows what is learned of it alone: a step of Adam moves all parameters as
+far, and these have the least to learn from."""
 CLOCK = 10.0
 """Inner steps at which the clock is half-way."""
 
 
 class AlfaOptions(LearnedStepsOptions):
+    start_novelty: float = 0.3
+    """Where the weight of the task's novelty starts, in nats a standard deviation; of use with categories."""
     hidden: int = Field(16, ge=1)
     """Width of the hidden layer."""
 
@@ -35,13 +39,13 @@ class AlfaOptions(LearnedStepsOptions):
 class Alfa:
     """``parameters_l -= exp(log_size[l, j]) * rule(gradient)_l`` with, for features ``f`` of layer and step::
 
-        log_size[l, j] = layer[l] + step[j] + both[l, j] + weights . f + out . hidden(f)
+        log_size[l, j] = layer[l] + step[j] + 0.2 both[l, j] + weights . f + out . hidden(f)
 
     ``weights`` and the hidden layer are shared by all layers, so what is learned in one serves the others. The
     features: agreement of two halves of the support set, in the layer and overall; log RMS of the layer's parameters
     at theta and of its gradient, each standardised over the layers; how far the gradient has fallen since the first
     step; the cosine of the gradient with the sum of those before it; loss and log norm of the gradient at theta;
-    log shots; a clock; the category of the task, where tasks are sorted.
+    log shots; a clock; how new the task looks, and its category, where tasks are sorted.
     """
 
     Options = AlfaOptions
@@ -55,7 +59,8 @@ class Alfa:
         parts = {name: torch.zeros(shape) for name, shape in shapes.items()}
         parts["layer"][:] = math.log(options.step_size)
         parts["step"][:] = -options.decay * torch.linspace(0, 1, options.horizon)
-        parts["weights"][OVERALL] = options.start_weight if options.features else 0.0
+        if options.features:
+            parts["weights"][OVERALL], parts["weights"][NOVELTY] = options.start_weight, options.start_novelty
         parts["hidden"] = torch.randn(shapes["hidden"], generator=torch_generator("alfa policy"))
         return torch.cat([part.flatten() for part in parts.values()])
 
@@ -64,7 +69,7 @@ class Alfa:
 
     def step(self, run: Run, parameters: Tensor, gradient: Gradient, step: int) -> Tensor:
         parts, j = self._parts(run.vector.to(parameters), run.layers.count), min(step, self.options.horizon - 1)
-        sizes = parts["layer"] + parts["step"][j] + parts["both"][:, j]
+        sizes = parts["layer"] + parts["step"][j] + SHRUNK * parts["both"][:, j]
         if self.options.features:
             seen = features(run.state, run.layers, parameters, gradient, step)
             hidden = hidden_layer(seen, parts["hidden"], parts["hidden_bias"])
@@ -82,7 +87,7 @@ class Alfa:
     def describe(self, vector: Tensor, layout: Layout) -> dict[str, Tensor]:
         """Step sizes for features that are all 0, and how the features move them where the network is linear."""
         parts = self._parts(vector, len(layout.layers))
-        log10 = (parts["layer"][:, None] + parts["step"][None] + parts["both"]) / math.log(10)
+        log10 = (parts["layer"][:, None] + parts["step"][None] + SHRUNK * parts["both"]) / math.log(10)
         return {"log10_step_size": log10, "feature_weights": parts["weights"], "out": parts["out"]}
 
     def _shapes(self, layers: int) -> dict[str, tuple[int, ...]]:
@@ -118,7 +123,7 @@ def features(state: State, layers: Layers, parameters: Tensor, gradient: Gradien
     shots, clock = math.log(len(gradient.support)) / 2, math.tanh(step / CLOCK - 1)
     of_layer = [state["scale"], _standardised(level), state["level"] - level, persistence]
     of_task = [state["loss"], state["norm"], slope.new_tensor(shots), slope.new_tensor(clock)]
-    shared = torch.cat([torch.stack(of_task), one_hot(gradient.category).to(slope)]).expand(layers.count, -1)
+    shared = torch.cat([torch.stack(of_task), as_features(gradient.place).to(slope)]).expand(layers.count, -1)
     return torch.cat([agreement(state, layers, gradient), torch.stack(of_layer, dim=1), shared], dim=1)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from metagen.flat import Layers, Layout
 from metagen.policies.rules import State
 from metagen.records import Experience
+from metagen.tasks.categories import Place
 
 if TYPE_CHECKING:
     from metagen.adapt import Problem
@@ -63,13 +64,13 @@ class Run:
 class Gradient(NamedTuple):
     """What the inner loop shows a policy at a step: the support loss (a scalar), its gradient ``[P]``, the support set
     ``[K, C, H, W]``, where the policy asked for them the gradients of two halves of the set, and where tasks are
-    sorted the category of this one."""
+    sorted the place of this one among those of training."""
 
     mean: Tensor
     loss: Tensor
     support: Tensor
     halves: tuple[Tensor, Tensor] | None = None
-    category: int | None = None
+    place: Place | None = None
 
 
 class Policy(Protocol):

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from pydantic import Field, model_validator
@@ -20,14 +20,17 @@ from metagen.policies.ppo import PpoOptions, advantages, diagnostics, objective
 from metagen.policies.rules import RULES, known_rule, safe_root
 from metagen.records import Experience
 from metagen.seeding import torch_generator
-from metagen.tasks.categories import one_hot
-from metagen.tasks.config import MOST_CATEGORIES
+from metagen.tasks.categories import PLACE, as_features
 from metagen.tasks.embedding import SIZE, embed
 
-FEATURES = 6 + SIZE + MOST_CATEGORIES
+FEATURES = 6 + SIZE + PLACE
 ACTION = 4
 """Rule, log step size, logit of the momentum's decay, number of steps."""
 WITHOUT_MOMENTUM = "sgd"
+SURE = 50.0
+"""Logit of what is not left to choice."""
+Part = Literal["rule", "size", "momentum", "steps"]
+PARTS: tuple[Part, ...] = ("rule", "size", "momentum", "steps")
 
 
 class StochasticOptions(PpoOptions):
@@ -41,6 +44,8 @@ class StochasticOptions(PpoOptions):
     """Where the decay of the momentum starts."""
     spread: float = Field(0.7, gt=0)
     """Where the standard deviation of the log step size starts, in nats; that of the momentum's logit too."""
+    chooses: tuple[Part, ...] = Field(PARTS, min_length=1)
+    """What is chosen for each task; the rest stays at its start."""
     hidden: int = Field(16, ge=1)
     """Width of the hidden layer."""
 
@@ -78,8 +83,8 @@ class Stochastic:
 
     All heads, and a baseline ``V(f)``, are linear in hidden layers of their own over the features: log loss, log
     norm of the gradient, mean and spread over layers of its log RMS, agreement of two halves of the support set,
-    log shots, all at theta, the embedding of the support set, and which category it belongs to where tasks are
-    sorted. Their number, and so that of the policy's parameters, does not depend on the network that is adapted.
+    log shots, all at theta, the embedding of the support set, and where tasks are sorted its novelty and category.
+    Their number, and so that of the policy's parameters, does not depend on the network that is adapted.
 
     Without a generator to draw with (``run.rng``) the choice is the mode: evaluation and ``metagen adapt`` are
     deterministic.
@@ -103,18 +108,28 @@ class Stochastic:
             "value_bias": (1,),
         }
         self.has_momentum = torch.tensor([rule != WITHOUT_MOMENTUM for rule in self.rules], dtype=torch.float32)
+        self._start, self._learned = self._heads_at_the_start()
 
     def initial(self, layout: Layout) -> Tensor:
         """Hidden layers at random, by a seed of their own; heads that say the options' start whatever the task."""
         rng, parts = torch_generator("stochastic policy"), {n: torch.zeros(s) for n, s in self.shapes.items()}
         for name in ("hidden", "value_hidden"):
             parts[name] = torch.randn(self.shapes[name], generator=rng)
-        R, momentum = len(self.rules), self.options.momentum
-        parts["heads_bias"][self.rules.index(self.options.rule)] = 1.0
-        parts["heads_bias"][R : 2 * R] = torch.tensor([self.options.step_sizes[rule] for rule in self.rules]).log()
-        parts["heads_bias"][2 * R : 3 * R] = math.log(momentum / (1 - momentum))
+        parts["heads_bias"] = torch.where(self._learned, self._start, 0.0)
         parts["log_spread"][:] = math.log(self.options.spread)
         return torch.cat([part.flatten() for part in parts.values()])
+
+    def _heads_at_the_start(self) -> tuple[Tensor, Tensor]:
+        """What the heads say before anything is learned ``[3 R + C]``, and which of it is ever learned, bool."""
+        options, R, C = self.options, len(self.rules), len(self.counts)
+        rule, count = torch.zeros(R), torch.zeros(C)
+        rule[self.rules.index(options.rule)] = 1.0 if "rule" in options.chooses else SURE
+        if "steps" not in options.chooses:
+            count[0] = SURE
+        size = torch.tensor([options.step_sizes[rule] for rule in self.rules]).log()
+        momentum = torch.full((R,), math.log(options.momentum / (1 - options.momentum)))
+        learned = [torch.full((C if part == "steps" else R,), part in options.chooses) for part in PARTS]
+        return torch.cat([rule, size, momentum, count]), torch.cat(learned)
 
     def wants_halves(self, step: int) -> bool:
         return step == 0
@@ -144,8 +159,9 @@ class Stochastic:
             heads = self.heads(vector, seen[None])
             rule, count = (_drawn(d.logits[0], rng) for d in (heads.rule, heads.steps))
             noise = torch.zeros(2) if rng is None else torch.randn(2, generator=rng)
-            size = heads.size.mean[0, rule] + heads.size.stddev[0, rule] * noise[0]
-            momentum = heads.momentum.mean[0, rule] + heads.momentum.stddev[0, rule] * noise[1]
+            size = heads.size.mean[0, rule] + heads.size.stddev[0, rule] * noise[0] * self._counts("size")
+            momentum = heads.momentum.mean[0, rule]
+            momentum = momentum + heads.momentum.stddev[0, rule] * noise[1] * self._counts("momentum")
             action = torch.stack([torch.tensor(float(rule)), size, momentum, torch.tensor(float(count))])
             log_probability = float(self.log_probability(heads, action[None]))
         return Choice(tuple(seen.tolist()), tuple(action.tolist()), log_probability)
@@ -155,7 +171,8 @@ class Stochastic:
         p = parts_of(vector, self.shapes)
         R, C = len(self.rules), len(self.counts)
         hidden = hidden_layer(seen, p["hidden"], p["hidden_bias"])
-        rule, size, momentum, count = (hidden @ p["heads"].T + p["heads_bias"]).split([R, R, R, C], dim=1)
+        said = hidden @ p["heads"].T + p["heads_bias"]
+        rule, size, momentum, count = torch.where(self._learned, said, self._start.to(said)).split([R, R, R, C], dim=1)
         spread = p["log_spread"].exp()
         value_hidden = hidden_layer(seen, p["value_hidden"], p["value_hidden_bias"])
         value = self.options.reward_unit * (value_hidden @ p["value"].T + p["value_bias"])[:, 0]
@@ -173,12 +190,21 @@ class Stochastic:
         chosen = rule.long()[:, None]
         sized = heads.size.log_prob(size[:, None]).gather(1, chosen)[:, 0]
         momenta = heads.momentum.log_prob(momentum[:, None]) * self.has_momentum.to(momentum)
-        return heads.rule.log_prob(rule) + sized + momenta.gather(1, chosen)[:, 0] + heads.steps.log_prob(count)
+        momenta = momenta.gather(1, chosen)[:, 0]
+        parts = {"rule": heads.rule.log_prob(rule), "size": sized, "momentum": momenta}
+        parts["steps"] = heads.steps.log_prob(count)
+        return sum((parts[part] for part in self.options.chooses), torch.zeros_like(size))
 
     def entropy(self, heads: Heads) -> Tensor:
         """``H(pi(. | f))``: ``[N]``; in nats."""
-        given = heads.size.entropy() + heads.momentum.entropy() * self.has_momentum.to(heads.value)
-        return heads.rule.entropy() + heads.steps.entropy() + (heads.rule.probs * given).sum(1)
+        given = heads.size.entropy() * self._counts("size")
+        given = given + heads.momentum.entropy() * self.has_momentum.to(heads.value) * self._counts("momentum")
+        discrete = heads.rule.entropy() * self._counts("rule") + heads.steps.entropy() * self._counts("steps")
+        return discrete + (heads.rule.probs * given).sum(1)
+
+    def _counts(self, part: Part) -> float:
+        """1 for what is chosen, 0 for what stays at its start."""
+        return float(part in self.options.chooses)
 
     def improve(self, vector: Tensor, experiences: Sequence[Experience]) -> Improvement:
         """The gradient ``[G]`` of PPO's objective on the experiences of a step, and what was measured."""
@@ -227,7 +253,7 @@ def features(layers: Layers, gradient: Gradient) -> Tensor:
             mean.new_tensor(math.log(len(gradient.support)) / 2),
         ]
     )
-    return torch.cat([own.float().cpu(), embed(gradient.support).cpu(), one_hot(gradient.category)])
+    return torch.cat([own.float().cpu(), embed(gradient.support).cpu(), as_features(gradient.place)])
 
 
 def _drawn(logits: Tensor, rng: torch.Generator | None) -> int:

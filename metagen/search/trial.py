@@ -13,15 +13,16 @@ from metagen import checkpoint, work
 from metagen.config import RunConfig
 from metagen.errors import UserError
 from metagen.evaluate import Method
-from metagen.learner import Learner, MetaState, initial_state
+from metagen.learner import Learner
 from metagen.pool import Pool, one_thread
 from metagen.search.config import SweepConfig
 from metagen.search.inherit import inherited
 from metagen.search.judge import Judge
 from metagen.search.limits import Refused, check
 from metagen.search.space import Assignment
+from metagen.state import MetaState, initial_state
 from metagen.tasks.imageset import ImageSet
-from metagen.train import train
+from metagen.train import to_save, train
 
 TRIALS, CONFIG = "trials", "config.yaml"
 KEEP = 4
@@ -88,7 +89,7 @@ def run_trial(
                 check("seconds", each * config.steps, sweep.limits)
             if report.step % sweep.every == 0 or report.step == config.steps:
                 path = folder / "checkpoints" / ("final" if report.step == config.steps else f"step-{report.step:06d}")
-                checkpoint.save_checkpoint(path, config, layout, learner.state)
+                checkpoint.save_checkpoint(path, config, layout, to_save(learner, pool))
                 checkpoint.prune(folder, KEEP)
                 yield _judged(judge, parts, learner.state, path, latency, {"train_loss": report.loss}, started)
                 started = time.perf_counter()

@@ -5,6 +5,7 @@ Unlike a shift (``shift.py``), which alters a task as one and makes it another t
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
@@ -41,23 +42,40 @@ class AugmentConfig(Strict):
 
 def augmented(episode: Episode, config: AugmentConfig, rng: torch.Generator) -> Episode:
     """``episode`` with every support and query image altered by itself, each amount uniform up to the largest."""
-    images = torch.cat([episode.support, episode.query])
-    N = len(images)
+    images = altered(torch.cat([episode.support, episode.query]), config, rng)
+    support, query = torch.split(images, [len(episode.support), len(episode.query)])
+    return replace(episode, support=support, query=query)
 
-    def amounts(largest: float, *shape: int) -> Tensor:  # drawn even if 0: switching one changes no other
-        return largest * (2 * torch.rand(N, *shape, generator=rng) - 1)
 
-    zoom, lean, move = amounts(config.scale).exp(), amounts(config.shear), amounts(2 * config.translate, 2)
-    field = amounts(2 * config.elastic, 2, KNOTS, KNOTS)
+def altered(images: Tensor, config: AugmentConfig, rng: torch.Generator) -> Tensor:
+    """``images [N, C, H, W]``, each altered by itself, each amount uniform up to the largest of ``config``."""
+    return altered_by(images, amounts(len(images), config, rng))
+
+
+def amounts(count: int, config: AugmentConfig, rng: torch.Generator) -> dict[str, Tensor]:
+    """How far ``count`` images are altered, by name, ``[count, ...]`` each."""
+
+    def uniform(largest: float, *shape: int) -> Tensor:  # drawn even if 0: switching one changes no other
+        return largest * (2 * torch.rand(count, *shape, generator=rng) - 1)
+
+    return {
+        "zoom": uniform(config.scale).exp(),
+        "lean": uniform(config.shear),
+        "move": uniform(2 * config.translate, 2),
+        "elastic": uniform(2 * config.elastic, 2, KNOTS, KNOTS),
+        "stroke": uniform(config.stroke),
+    }
+
+
+def altered_by(images: Tensor, by: Mapping[str, Tensor]) -> Tensor:
+    """``images [N, C, H, W]``, altered by ``amounts``; differentiable in the images once."""
+    zoom, lean, move, field, stroke = (by[name].to(images) for name in ("zoom", "lean", "move", "elastic", "stroke"))
     matrices = torch.stack(
         [torch.stack([zoom, lean, move[:, 0]], dim=1), torch.stack([0 * zoom, zoom, move[:, 1]], dim=1)], dim=1
     )
     grid = F.affine_grid(matrices, list(images.shape), align_corners=False)  # [N, H, W, 2], sides of length 2
     smooth = F.interpolate(field, size=images.shape[-2:], mode="bicubic", align_corners=True)
-    images = resampled(images, grid + smooth.permute(0, 2, 3, 1))
-    images = thickened(images, amounts(config.stroke, 1, 1, 1))
-    support, query = torch.split(images, [len(episode.support), len(episode.query)])
-    return replace(episode, support=support, query=query)
+    return thickened(resampled(images, grid + smooth.permute(0, 2, 3, 1)), stroke[:, None, None, None])
 
 
 def resampled(images: Tensor, grid: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ found is a value in the config (``config.Categories``): whoever sorts, on whatev
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -26,6 +27,20 @@ MOST_SCORED = 2000
 """Support sets that the silhouette, which compares all with all, is taken over."""
 DIGITS = 4
 """Decimals that categories are kept to: enough to sort by, and the same text from processors that round otherwise."""
+
+
+NOVELTY_DEVIATION = 0.3
+"""How far the root mean square of a standardised embedding differs between tasks of the packaged set, about 1."""
+PLACE = MOST_CATEGORIES + 1
+"""Numbers that a ``Place`` is as a feature."""
+
+
+class Place(NamedTuple):
+    """Where a task lies among those of training."""
+
+    category: int
+    novelty: float
+    """How far it is from them: about 0 +- 1 for one of theirs, more for one that looks unlike any."""
 
 
 class Sorter:
@@ -49,16 +64,23 @@ class Sorter:
         """The category of a task, whatever data set it is from."""
         return int((self.centroids - self.standardised(support)).square().sum(1).argmin())
 
+    def place(self, support: Tensor) -> Place:
+        """The category of a task, and how unlike the tasks of training it looks: its embedding, standardised by
+        theirs, has a root mean square of about 1 if it is one of theirs."""
+        rms = float(self.standardised(support).square().mean().sqrt())
+        return Place(self.category(support), (rms - 1) / NOVELTY_DEVIATION)
+
     def of_classes(self, images: ImageSet, indices: Indices | Sequence[int]) -> Indices:
         """The category of each class, by all its images: int64 ``[len(indices)]``."""
         return np.array([self.category(to_float(images.class_images(int(i)))) for i in indices], dtype=np.int64)
 
 
-def one_hot(category: int | None) -> Tensor:
-    """``[MOST_CATEGORIES]``: 1 at the category, all 0 where tasks are not sorted."""
-    found = torch.zeros(MOST_CATEGORIES)
-    if category is not None:
-        found[category] = 1
+def as_features(place: Place | None) -> Tensor:
+    """``[PLACE]``: novelty, at most 3 either way, and 1 at the category; all 0 where tasks are not sorted."""
+    found = torch.zeros(PLACE)
+    if place is not None:
+        found[0] = min(max(place.novelty, -3.0), 3.0)
+        found[1 + place.category] = 1
     return found
 
 

@@ -32,15 +32,16 @@ def test_prometheus_reads_the_documented_names(run_to_end: Any, tiny_config: Any
 
     _, reports = run_to_end(tiny_config())
     metrics = Metrics("tiny")
-    for report in (*reports[:-1], replace(reports[-1], rolled_back=True)):
+    for report in (*reports[:-1], replace(reports[-1], rolled_back=True, events={"lost": 1})):
         metrics.write(report)
     page = _scraped("ray_metagen_staleness_bucket")
     documented = (Path(__file__).parents[2] / "docs" / "observability.md").read_text()
     names = set(re.findall(r"`(ray_metagen_\w+)`", documented))
-    assert len(names) == 10
+    assert len(names) == 12
     for name in names:
         assert re.search(rf"^{name}(_bucket)?\{{", page, re.MULTILINE), name
     values = dict(re.findall(r"^(ray_metagen_\w+)\{[^}]*\} ([\d.e+-]+)$", page, re.MULTILINE))
     assert float(values["ray_metagen_step"]) == 5
     assert float(values["ray_metagen_loss"]) == pytest.approx(reports[-1].loss)
     assert float(values["ray_metagen_steps_total"]) == 5
+    assert float(values["ray_metagen_pool_events_total"]) == 1

@@ -1,20 +1,25 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import ray
+import torch
 
-from cluster.pool import RayPool, start_ray
+from cluster import pool as pool_module
+from cluster.connect import start_ray
+from cluster.pool import RayPool
 from metagen import work
 from metagen.errors import UserError
 from metagen.learner import Learner
-from metagen.pool import Pool, SerialPool
+from metagen.pool import Crew, Pool, SerialPool
 from metagen.records import Snapshot, WorkItem, WorkResult
 
 pytestmark = pytest.mark.ray
@@ -87,10 +92,59 @@ def test_an_actor_killed_between_two_steps_is_replaced(
     learner, _ = learner_and_parts
     items = work.plan(learner.config, 1, 0)
     before = _work_through(pool, items, learner.snapshot())
-    ray.kill(pool._actors[0], no_restart=False)
+    ray.kill(pool._roster.members[0].handle)
     after = _work_through(pool, items, learner.snapshot())
     assert after.keys() == before.keys()
     assert all(np.array_equal(after[index].gradient, before[index].gradient) for index in before)
+
+
+def test_what_a_frozen_actor_holds_is_done_by_another_and_the_actor_is_replaced(
+    pool: RayPool, learner_and_parts: tuple[Learner, work.Parts], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner, _ = learner_and_parts
+    items = work.plan(learner.config, 1, 0)
+    before = _work_through(pool, items, learner.snapshot())
+    deadline = time.monotonic() + 60
+    while len(pool._roster.able) < 2:  # one of the tests before has killed one
+        pool._roster.tend()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    events = dict(pool.events)
+    monkeypatch.setattr(pool_module, "FROZEN_SECONDS", 0.0)
+    os.kill(ray.get(pool._roster.members[0].handle.__ray_call__.remote(lambda actor: os.getpid())), signal.SIGSTOP)
+    after = _work_through(pool, items, learner.snapshot())
+    assert after.keys() == before.keys()
+    assert all(np.array_equal(after[index].gradient, before[index].gradient) for index in before)
+    assert pool.events["backups"] == events.get("backups", 0) + 1
+    while pool.events.get("frozen", 0) == 0:
+        pool._tend()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert {result.worker for result in after.values()} == {"actor-1"}
+
+
+def test_a_run_begins_with_the_least_actors_and_others_join(
+    ray_session: None, learner_and_parts: tuple[Learner, work.Parts]
+) -> None:
+    """There is room for more than one actor here; how many more come is the cluster's size."""
+    _, parts = learner_and_parts
+    pool = RayPool(parts.config, parts.images, [Crew(1, None)])
+    try:
+        deadline = time.monotonic() + 60
+        while pool.workers == 1:
+            pool._roster.tend()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert len(pool._roster.members) == 4  # as many as the session's Ray has cores; some wait for room
+    finally:
+        pool.close()
+
+
+def test_a_run_without_actors_gives_up_in_one_line(ray_session: None, new_learner: Any, tiny_config: Any) -> None:
+    _, parts = new_learner(tiny_config("pool.patience=0.5"))
+    with pytest.raises(UserError, match=r"no actor for 0.5 s: .*raise pool.patience") as caught:
+        RayPool(parts.config, parts.images, [Crew(1, 1, gpus=64.0)])
+    assert "\n" not in str(caught.value)
 
 
 def test_a_bug_in_the_work_is_raised_as_if_it_had_happened_here(
@@ -125,7 +179,7 @@ def test_a_users_mistake_found_when_an_actor_starts_is_one_line(
 
 def test_actors_have_one_thread_and_no_telemetry(pool: RayPool) -> None:
     """As their environment says before numpy and torch are loaded in them."""
-    inside = pool._actors[0].__ray_call__.remote(
+    inside = pool._roster.members[0].handle.__ray_call__.remote(
         lambda actor: {
             "threads": __import__("torch").get_num_threads(),
             **{name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "RAY_USAGE_STATS_ENABLED")},
@@ -138,7 +192,7 @@ def test_closing_ends_the_actors(ray_session: None, new_learner: Any, tiny_confi
     _, parts = new_learner(tiny_config())
     before = ray.available_resources().get("CPU", 0)
     pool = RayPool(parts.config, parts.images, workers=1)
-    [actor] = pool._actors
+    actor = pool._roster.members[0].handle
     pool.close()
     deadline, gone = time.monotonic() + 30, False
     while not gone or ray.available_resources().get("CPU", 0) < before:
@@ -160,7 +214,7 @@ def test_more_actors_than_cores_are_refused_before_anything_starts(
 ) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with pytest.raises(UserError, match=f"{workers} actors of .* cores on .*: {fix}[1-9]"):
-        start_ray(None, workers, cpus)
+        start_ray(None, [Crew(workers, workers, cpus)])
 
 
 @pytest.fixture
@@ -174,7 +228,7 @@ def closed_port() -> int:
 def test_an_address_where_nothing_listens_is_refused_in_seconds(address: str, closed_port: int) -> None:
     started, address = time.monotonic(), address.format(closed_port)
     with pytest.raises(UserError) as caught:
-        start_ray(address, 1)
+        start_ray(address, [Crew(1, 1)])
     assert time.monotonic() - started < 30
     assert f"no Ray cluster answers at {address}" in str(caught.value)
     assert "check 'ray status' there" in str(caught.value)
@@ -185,4 +239,50 @@ def test_the_jobs_address_counts_where_none_is_given(closed_port: int, monkeypat
     """Ray sets RAY_ADDRESS for the jobs of a cluster."""
     monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{closed_port}")
     with pytest.raises(UserError, match=f"no Ray cluster answers at 127.0.0.1:{closed_port}"):
-        start_ray(None, 1)
+        start_ray(None, [Crew(1, 1)])
+
+
+def test_sums_whose_node_is_gone_are_made_again(
+    pool: RayPool, learner_and_parts: tuple[Learner, work.Parts], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner, _ = learner_and_parts
+    items = work.plan(learner.config, 2, 0)
+    plain = _work_through(pool, items, learner.snapshot())
+    monkeypatch.setattr(pool, "wire", "fp32")
+    apart = _work_through(pool, items, learner.snapshot())
+    assert all(len(result.gradient) == 0 for result in apart.values())
+    reduction, totals, lost = pool._reduction, pool._reduction.totals, []
+
+    def lose_once(groups: Any) -> Any:
+        if lost:
+            return totals(groups)
+        lost.extend(groups)
+        return dict.fromkeys(groups)
+
+    monkeypatch.setattr(reduction, "totals", lose_once)
+    weights = [0.1 * (1 + index) for index in range(len(items))]
+    size, policy = learner.layout.size, len(learner.state.policy)
+    sums = pool.total([apart[index] for index in sorted(apart)], weights, size, policy)
+    expected = SerialPool.total(
+        SerialPool(learner_and_parts[1]), [plain[index] for index in sorted(plain)], weights, size, policy
+    )
+    assert len(lost) == 1
+    assert all(torch.equal(one, other) for one, other in zip(sums, expected, strict=True))
+    assert not pool._apart
+    with pytest.raises(LookupError):  # what was made again does not come as a result again
+        pool.take()
+
+
+def test_a_machines_nan_is_gone_when_another_actor_does_the_work(
+    ray_session: None, new_learner: Any, tiny_config: Any, tmp_path: Path
+) -> None:
+    options = f"{{marker: {tmp_path}, deaths: 1}}"
+    config = tiny_config("phases.0.estimator=faults:NanOnce", f"phases.0.options={options}")
+    learner, parts = new_learner(config)
+    pool = RayPool(config, parts.images, workers=1)
+    try:
+        results = _work_through(pool, work.plan(config, 0, 0), learner.snapshot())
+    finally:
+        pool.close()
+    assert all(np.isfinite(result.gradient).all() for result in results.values())
+    assert pool.events["again"] == 1

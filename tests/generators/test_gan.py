@@ -146,8 +146,35 @@ def test_the_value_is_the_energy_score_with_and_without_a_gradient(loss: str) ->
     assert value.dtype == torch.float32
 
 
+AUGMENT = {"translate": 0.1, "scale": 0.2, "shear": 0.2, "elastic": 0.05, "stroke": 0.5}
+
+
+@pytest.mark.parametrize("name", sorted(AUGMENT))
+def test_the_critic_sees_real_and_generated_images_altered_alike(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By every alteration; and the generator's gradient goes back through it."""
+    gan, plain = _gan(augment={name: AUGMENT[name]}, energy=0.0, penalty=0.0), _gan()
+    (condition, images), network = _batch(), _network(gan)
+    draw = gan.draw(len(images), torch_generator("draw"))
+    made = torch.tanh(torch.randn(images.shape, generator=torch_generator("made"))).requires_grad_()
+    assert not torch.equal(gan._shown(images, draw), images)
+    assert torch.equal(plain._shown(images, plain.draw(len(images), torch_generator("draw"))), images)
+    seen: list[Tensor] = []
+
+    def recording(scores: Any, real: Tensor, fake: Tensor, penalty: float) -> Any:
+        seen.extend((real, fake))
+        return pairing(scores, real, fake, penalty)
+
+    monkeypatch.setattr("metagen.generators.gan.pairing", recording)
+    monkeypatch.setattr(gan, "_generated", lambda *_: torch.stack([made, made], dim=1))
+    losses = gan.losses(network.module, condition, made.detach(), draw)
+    assert torch.equal(seen[0], seen[1]), "the same image, real and generated, is seen as the same"
+    (slope,) = torch.autograd.grad(losses.sum(), made)
+    assert torch.isfinite(slope).all()
+    assert slope.any()
+
+
 def test_a_loss_and_a_score_do_not_depend_on_what_else_is_in_the_batch() -> None:
-    gan = _gan(translate=1)
+    gan = _gan(translate=1, augment=AUGMENT)
     network, (condition, images) = _network(gan), _batch()
     draw = gan.draw(len(images), torch_generator("draw"))
     together = [f(network.module, condition, images, draw) for f in (gan.losses, gan.scores)]

@@ -268,6 +268,8 @@ def test_places_where_results_cannot_be_written(
     few = ["--tasks", 1, "--steps", 0]
     _refused(metagen("evaluate", run_copy, *few, "--json", below / "e.json"), str(below), "--json")
     _refused(metagen("evaluate", run_copy, *few, "--picture", below / "e.png"), str(below), "--picture")
+    _refused(metagen("evaluate", run_copy, *few, "--page", below / "e.html"), str(below), "--page")
+    _refused(metagen("evaluate", run_copy, *few, "--extractor", "stroks"), "did you mean 'strokes'")
     assert file.read_text() == "kept"
     assert not (run_copy / "evaluation.json").exists()
 

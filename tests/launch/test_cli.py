@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import base64
+import io
 import json
 import os
 import re
@@ -7,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from contextlib import suppress
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +19,14 @@ import torch
 import yaml
 from PIL import Image
 
+from launch.benchmarks.registry import SCRIPTED
 from launch.cli import COMMANDS
+from launch.generators.tables import digits_of
 from launch.preset import presets
 from metagen.checkpoint import load_checkpoint
 from metagen.config import RunConfig, read_yaml
 from metagen.evaluate import STEP_SIZES
+from metagen.quality import READINGS
 from metagen.tasks import ImageSet
 
 GROUPS = {
@@ -28,6 +34,7 @@ GROUPS = {
     "tasks": ("categories", "list", "show"),
     "cluster": ("init", "validate", "up", "status", "ssh", "down", "cost"),
     "jobs": ("list", "logs", "stop"),
+    "benchmark": ("few-shot", *SCRIPTED),
 }
 ANSI_OR_BAR = re.compile(r"\x1b|[━╸╺█▏▎▍▌▋▊▉]|\r")
 
@@ -213,6 +220,56 @@ def test_evaluating_prints_a_table_and_writes_the_report_and_a_picture(run_copy:
     assert set(report["methods"]["finetune"]["step_size"].values()) <= set(STEP_SIZES)
     with Image.open(run_copy / "samples.png") as picture:
         assert picture.format == "PNG"
+    samples = report["samples"]
+    assert (samples["steps"], samples["extractor"], samples["images"]) == (2, "strokes", 12)  # 6 of each class
+    assert list(samples["methods"]) == ["meta", "copycat", "real"]
+    for method in samples["methods"].values():
+        assert list(method) == list(READINGS)
+
+
+def test_the_page_of_an_evaluation_is_one_file_with_all_figures_and_images(run_copy: Path, metagen: Any) -> None:
+    assert metagen("evaluate", run_copy, "--tasks", 2, "--steps", "0,1", "--samples", 4, "--sample-rivals").code == 0
+    page = (run_copy / "evaluation.html").read_text()
+    HTMLParser().feed(page)
+    sources = re.findall(r"(?:src|href)=['\"]([^'\"]*)", page)
+    assert len(sources) == 2 * (3 + 4 + 4)  # of each class those shown, the new ones and the nearest
+    for source in sources:
+        kind, _, data = source.partition(",")
+        assert kind == "data:image/png;base64"
+        with Image.open(io.BytesIO(base64.b64decode(data))) as image:
+            assert image.size == (16, 16)
+    assert not re.search(r"https?://|url\(|@import|<script", page)
+    report = json.loads((run_copy / "evaluation.json").read_text())
+    assert list(report["samples"]["methods"]) == ["meta", "finetune", "copycat", "real"]
+    for method in report["methods"].values():
+        assert f"{method['query_loss']['1']['mean']:.4f}" in page
+    for method in report["samples"]["methods"].values():
+        assert f"{method['diversity']['mean']:.{digits_of([method['diversity']])}f}" in page
+    assert all(name in page for name in report["classes"])
+
+
+def test_an_evaluation_without_samples_measures_none_and_draws_the_picture(run_copy: Path, metagen: Any) -> None:
+    assert metagen("evaluate", run_copy, "--tasks", 1, "--steps", 0, "--samples", 0).code == 0
+    assert "samples" not in json.loads((run_copy / "evaluation.json").read_text())
+    assert (run_copy / "samples.png").exists()
+    assert "<img" not in (run_copy / "evaluation.html").read_text()
+
+
+def test_an_evaluation_tells_categories_apart(
+    trained: Path, tiny_images: ImageSet, tmp_path: Path, metagen: Any
+) -> None:
+    labels = np.repeat(np.arange(14), 16)
+    arrays = {"labels": labels, "names": np.array(tiny_images.classes), "split": tiny_images.split}
+    domain = np.array(["round", "square"] * 7)
+    np.savez(tmp_path / "two.npz", images=tiny_images.images[:, 0], domain=domain, **arrays)
+    options = ["--data", tmp_path / "two.npz", "--steps", 0, "--json", tmp_path / "e.json"]
+    done = metagen("evaluate", trained, *options, "--picture", tmp_path / "e.png", "--tasks", 3, "--samples", 4)
+    assert done.code == 0
+    assert re.search(r"round .* 1 |square .* 2 ", done.out)
+    report = json.loads((tmp_path / "e.json").read_text())
+    for entry in (report["methods"]["meta"]["query_loss"]["0"], report["samples"]["methods"]["meta"]["kid"]):
+        assert {name: cell["classes"] for name, cell in entry["by_category"].items()} == {"round": 1, "square": 2}
+    assert "By category" in (tmp_path / "e.html").read_text()
 
 
 def test_evaluating_twice_or_by_another_path_gives_the_same_report(
@@ -224,7 +281,7 @@ def test_evaluating_twice_or_by_another_path_gives_the_same_report(
         options = ["--tasks", 2, "--steps", "0,1", "--json", out / "e.json", "--picture", out / "e.png"]
         assert metagen("evaluate", checkpoint, *options).code == 0
         reports.append({**json.loads((out / "e.json").read_text()), "checkpoint": ""})
-        assert sorted(path.name for path in out.iterdir()) == ["e.json", "e.png"]
+        assert sorted(path.name for path in out.iterdir()) == ["e.html", "e.json", "e.png"]
     assert reports[0] == reports[1]
     assert not (run_copy / "evaluation.json").exists()
 
@@ -358,16 +415,17 @@ def test_a_run_with_categories_is_evaluated_by_them(tiny_yaml: Path, tmp_path: P
     assert done.code == 0, done.err
     done = metagen("evaluate", run, "--tasks", 3, "--steps", "0,1")
     assert done.code == 0, done.err
-    assert "by category of task" in done.out
     report = json.loads((run / "evaluation.json").read_text())
     of = report["categories"]
     assert set(of) == set(report["classes"])
+    two = {name for name in of.values() if len(set(of.values())) > 1}
+    assert ("By category" in done.out) == bool(two)
     for entry in report["methods"].values():
         for k in ("0", "1"):
             losses = entry["query_loss"][k]["per_class"]
-            for category, found in entry["by_category"].items():
-                mine = [loss for name, loss in losses.items() if of[name] == int(category)]
-                assert found[k]["mean"] == pytest.approx(np.mean(mine))
+            for category in two:
+                mine = [loss for name, loss in losses.items() if of[name] == category]
+                assert entry["query_loss"][k]["by_category"][category]["mean"] == pytest.approx(np.mean(mine))
     picture = tmp_path / "map.png"
     data = load_checkpoint(run).config.data.path
     done = metagen("tasks", "categories", "--checkpoint", run, "--data", data, "--out", picture)

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from metagen.checkpoint import checkpoints, load_checkpoint
-from metagen.learner import MetaState
+from metagen.state import MetaState
 
-LONG = ["--set", "phases.0.steps=60", "--set", "phases.1.steps=20", "--set", "log.checkpoint_every=1"]
+LONG = ["--set", "phases.0.steps=40", "--set", "phases.1.steps=10", "--set", "log.checkpoint_every=1"]
 """Enough steps that a signal sent after the first checkpoint comes long before the last."""
 
 
@@ -71,10 +71,10 @@ def test_a_signal_stops_a_run_cleanly_with_a_checkpoint(
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in err
-    stopped = re.search(r"stopped after step (\d+) of 80: continue with 'metagen resume (.+)'", out)
+    stopped = re.search(r"stopped after step (\d+) of 50: continue with 'metagen resume (.+)'", out)
     assert stopped
     assert stopped[2] == str(folder)
-    assert load_checkpoint(folder).state.step == int(stopped[1]) < 80
+    assert load_checkpoint(folder).state.step == int(stopped[1]) < 50
     assert not (folder / "checkpoints" / "final").exists()
     assert metagen("resume", folder).code == 0
     assert_same_state(load_checkpoint(folder / "checkpoints" / "final").state, uninterrupted)

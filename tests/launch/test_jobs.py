@@ -77,6 +77,22 @@ def test_a_run_begins_goes_on_and_ends_as_train_does(tiny_yaml: Path, trained: P
     assert one.read_bytes() == other.read_bytes()
 
 
+def test_what_a_run_settled_when_it_began_holds_when_it_goes_on(tiny_yaml: Path, tmp_path: Path) -> None:
+    """Its precision, its categories, and the steps that fitted into its time."""
+    config = tmp_path / "open.yaml"
+    text = {**yaml.safe_load(tiny_yaml.read_text()), "precision": "auto", "categories": {"most": 3}, "budget": 1e-3}
+    config.write_text(yaml.safe_dump(text))
+    for _ in range(2):
+        _remote("--run", "a", "--storage", tmp_path / "runs", config)
+    began = RunConfig.parse(read_yaml(tmp_path / "runs" / "a" / "config.yaml"))
+    assert (began.steps, began.budget) == (2, None)
+    assert began.precision != "auto"
+    assert began.categories.found is not None
+    config.write_text(yaml.safe_dump({**text, "seed": 99}))
+    with pytest.raises(UserError, match="holds a run with another config"):
+        _remote("--run", "a", "--storage", tmp_path / "runs", config)
+
+
 def test_a_run_of_that_name_with_another_config_is_refused(trained: Path, tiny_yaml: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.yaml"
     other.write_text(yaml.safe_dump({**yaml.safe_load(tiny_yaml.read_text()), "seed": 99}))

@@ -8,11 +8,11 @@ from metagen.seeding import torch_generator
 
 
 def _images(name: str, count: int = 400) -> torch.Tensor:
-    return torch.randn(count, 1, 8, 8, generator=torch_generator(name))
+    return torch.randn(count, 64, generator=torch_generator(name))
 
 
 def test_one_image_over_and_over_has_none() -> None:
-    assert diversity(_images("one", 1).expand(20, -1, -1, -1), _images("real")) == 0
+    assert diversity(_images("one", 1).expand(20, -1), _images("real")) == 0
 
 
 def test_images_of_the_same_distribution_have_as_much() -> None:
@@ -32,4 +32,4 @@ def test_fewer_than_two_images_are_refused(generated: int, real: int) -> None:
 
 def test_real_images_that_are_all_the_same_are_refused() -> None:
     with pytest.raises(ValueError, match="all the same"):
-        diversity(_images("made", 3), torch.ones(3, 1, 8, 8))
+        diversity(_images("made", 3), torch.ones(3, 64))

@@ -167,6 +167,25 @@ def test_without_a_generator_choices_are_the_mode_and_with_one_they_are_its_draw
     assert {choice.features for choice in drawn} == {mode.features}
 
 
+@pytest.mark.parametrize(
+    ("chooses", "differ"), [(["size"], [1]), (["rule"], [0, 1]), (["steps"], [3]), (["rule", "momentum"], [0, 1, 2])]
+)
+def test_what_is_not_chosen_stays_at_its_start_whatever_is_learned(chooses: list[str], differ: list[int]) -> None:
+    """A rule brings its own step size. The probability and the entropy are those of what is chosen."""
+    policy, rng, N = _policy(chooses=chooses, counts=[4, 2]), torch_generator("draws"), 300
+    vector, seen = _some_vector(policy), _seen(1)
+    choices = [policy.choose(vector, seen[0], rng) for _ in range(N)]
+    actions = torch.tensor([choice.action for choice in choices])
+    assert [i for i in range(ACTION) if len(actions[:, i].unique()) > 1] == differ
+    for choice in choices[:20]:
+        name = policy.rules[int(choice.action[0])]
+        if "size" not in chooses:
+            assert choice.action[1] == pytest.approx(math.log(policy.options.step_sizes[name]), rel=1e-5)
+    heads = policy.heads(vector, seen)
+    reported = torch.tensor([choice.log_probability for choice in choices])
+    assert float(policy.entropy(heads)) == pytest.approx(-float(reported.mean()), abs=0.15)
+
+
 def test_the_size_of_the_vector_does_not_depend_on_the_network(toy_problem: Any) -> None:
     sizes = {len(_policy().initial(toy_problem(linear=linear).network.layout)) for linear in (False, True)}
     assert len(sizes) == 1

@@ -14,7 +14,7 @@ from metagen.config import RunConfig
 from metagen.errors import UserError
 from metagen.seeding import torch_generator
 from metagen.tasks import ImageSet
-from metagen.tasks.categories import Sorter, find_categories, one_hot, with_found
+from metagen.tasks.categories import PLACE, Place, Sorter, as_features, find_categories, with_found
 from metagen.tasks.config import MOST_CATEGORIES, Categories, CategoriesConfig
 from metagen.tasks.drawing import class_weights
 from metagen.tasks.embedding import SIZE
@@ -116,10 +116,20 @@ def test_a_phase_with_balance_draws_by_it(planted: ImageSet, tiny_config: Any) -
     assert np.mean([index == one_of_three for index in drawn]) == pytest.approx(1 / 3 / 3, abs=0.05)
 
 
-@given(st.integers(0, MOST_CATEGORIES - 1))
-def test_the_feature_is_one_at_the_category(category: int) -> None:
-    assert one_hot(category).tolist() == [float(i == category) for i in range(MOST_CATEGORIES)]
-    assert not one_hot(None).any()
+@given(st.integers(0, MOST_CATEGORIES - 1), st.floats(-9, 9))
+def test_as_a_feature_a_place_is_its_novelty_and_one_at_its_category(category: int, novelty: float) -> None:
+    seen = as_features(Place(category, novelty))
+    assert float(seen[0]) == pytest.approx(min(max(novelty, -3), 3))
+    assert seen[1:].tolist() == [float(i == category) for i in range(MOST_CATEGORIES)]
+    assert not as_features(None).any()
+
+
+def test_what_looks_unlike_training_is_new_and_what_looks_like_it_is_not(planted: ImageSet, found: Categories) -> None:
+    sorter = Sorter(found)
+    own = [sample_episode(planted, i, 3, 2, torch_generator(i)).support for i in planted.members("valid")]
+    assert all(abs(sorter.place(support).novelty) < 3 for support in own)
+    noise = torch.randn(3, 1, 16, 16, generator=torch_generator("noise")).sign()
+    assert sorter.place(noise).novelty > 3
 
 
 def test_too_little_to_sort_is_one_line(tiny_set: Any, planted: ImageSet) -> None:
@@ -167,6 +177,6 @@ def test_a_policy_sees_the_category_of_its_task(planted: ImageSet, found: Catego
         run = Run(policy.initial(problem.network.layout), problem.network.layers)
         Inner.of(problem, policy, theta, support).step(run, theta, 0, torch_generator("noise"))
         assert run.choice is not None
-        seen.append(torch.tensor(run.choice.features[-MOST_CATEGORIES:]))
-    assert torch.equal(seen[0], one_hot(None))
-    assert torch.equal(seen[1], one_hot(sorter.category(support)))
+        seen.append(torch.tensor(run.choice.features[-PLACE:]))
+    assert torch.equal(seen[0], as_features(None))
+    assert torch.allclose(seen[1], as_features(sorter.place(support)))

@@ -39,6 +39,20 @@ class DiesAtWork(Fomaml):
         return result
 
 
+class NanOnce(DiesAtWork):
+    """The meta-gradient of one piece of work is NaN, ``deaths`` times in all, as of a machine at fault."""
+
+    def estimate(self, *arguments: Any) -> Estimate:
+        result = Fomaml.estimate(self, *arguments)
+        for death in range(self.options.deaths):
+            try:
+                Path(self.options.marker, str(death)).touch(exist_ok=False)
+            except FileExistsError:
+                continue
+            result.gradient[0] = float("nan")
+        return result
+
+
 class Broken(Fomaml):
     """A bug in the work."""
 

@@ -29,6 +29,7 @@ RUN: dict[str, Any] = {
     "precision": "fp32",
     "phases": [{"estimator": "joint", "steps": 150, "items": 6, "tasks": 2, "outer": {"warmup": 1}}],
     "log": {"checkpoint_every": 20},
+    "pool": {"backup": 0},  # what the lost host holds is missed, not done by another long before
 }
 
 
@@ -155,7 +156,7 @@ def test_a_run_over_all_hosts_survives_a_cut_link_and_ends_as_if_nothing_had_bee
     assert all(busy.values()), busy
     machines.cut(3)
     try:
-        _until(lambda: any("an actor is gone" in line for line in lines), WAIT, lines)
+        _until(lambda: any("is lost with its actor" in line for line in lines), WAIT, lines)
     finally:
         machines.join(3)
     assert process.wait(timeout=WAIT) == 0, lines

@@ -124,6 +124,7 @@ def test_without_credentials_up_is_one_line_and_nothing_is_started(
     assert len(done.errors) == 1
     assert "credentials" in done.errors[0]
     assert "aws configure" in done.errors[0]
+    assert not Path(file.metagen.token).exists()
 
 
 def test_a_quota_is_told_in_the_clouds_own_words() -> None:

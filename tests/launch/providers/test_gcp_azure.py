@@ -211,7 +211,6 @@ def test_the_machines_that_ray_asks_google_for_are_of_the_apis_form(
     extra: list[str], metagen: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ray's own node provider makes the requests; Google's library holds the description of the API."""
-    pytest.importorskip("googleapiclient", reason="needs the extra gcp")
     from googleapiclient import discovery_cache
     from ray.autoscaler._private.gcp.node import GCPCompute
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import re
+import shutil
+import struct
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,11 +20,14 @@ import pytest
 import yaml
 
 from launch.clusters.providers import manifests
-
-pytest.importorskip("kubernetes")
+from metagen.checkpoint import load_checkpoint
 
 GROUPS = {
-    "v1": [("configmaps", "ConfigMap", True), ("persistentvolumeclaims", "PersistentVolumeClaim", True)],
+    "v1": [
+        ("configmaps", "ConfigMap", True),
+        ("persistentvolumeclaims", "PersistentVolumeClaim", True),
+        ("pods", "Pod", True),
+    ],
     "networking.k8s.io/v1": [("networkpolicies", "NetworkPolicy", True)],
     "scheduling.k8s.io/v1": [("priorityclasses", "PriorityClass", False)],
     "ray.io/v1": [("rayjobs", "RayJob", True), ("rayclusters", "RayCluster", True)],
@@ -36,6 +43,10 @@ class Cluster:
         self.refuse: dict[str, tuple[int, str]] = {}
         self.progress: Callable[[Any], None] = lambda document: None
         self.log = ""
+        self.volume = Path("/nonexistent")
+        """What pods see at /storage."""
+        self.seen: list[Any] = []
+        """Pods that commands were run in."""
 
     def answer(self, method: str, path: str, body: bytes) -> tuple[int, Any]:
         parts = urlsplit(path)
@@ -84,9 +95,28 @@ class Cluster:
             return 404, _failure(404, "not found")
         if method == "DELETE":
             return 200, self.objects.pop(path)
-        if self.objects[path]["kind"] in manifests.SCHEMAS:
+        if self.objects[path]["kind"] in (*manifests.SCHEMAS, "Pod"):
             self.progress(self.objects[path])
         return 200, self.objects[path]
+
+    def execute(self, path: str) -> Iterator[bytes]:
+        """The messages of a command in a pod: a byte for the channel, then what came on it."""
+        parts = urlsplit(path)
+        self.seen.append(self.objects[parts.path.removesuffix("/exec")])
+        command = [word.replace("/storage", str(self.volume)) for word in parse_qs(parts.query)["command"]]
+        done = subprocess.run(command, capture_output=True, check=False)
+        for start in range(0, len(done.stdout), 60_000):
+            yield b"\x01" + done.stdout[start : start + 60_000]
+        yield b"\x02" + done.stderr
+        causes = [{"reason": "ExitCode", "message": str(done.returncode)}]
+        status = {"status": "Failure", "details": {"causes": causes}} if done.returncode else {"status": "Success"}
+        yield b"\x03" + json.dumps(status).encode()
+
+
+def _frame(kind: int, data: bytes) -> bytes:
+    """A message from a server over a web socket (RFC 6455, section 5.2)."""
+    length = struct.pack(">B", len(data)) if len(data) < 126 else struct.pack(">BH", 126, len(data))
+    return bytes([0x80 | kind]) + length + data
 
 
 def _group(name: str) -> Any:
@@ -107,6 +137,9 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster
         protocol_version = "HTTP/1.1"
 
         def _answer(self) -> None:
+            if self.headers.get("Upgrade", "").lower() == "websocket":
+                self._talk()
+                return
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             code, found = held.answer(self.command, self.path, body)
             text = (found if isinstance(found, str) else json.dumps(found)).encode()
@@ -115,6 +148,19 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster
             self.send_header("Content-Length", str(len(text)))
             self.end_headers()
             self.wfile.write(text)
+
+        def _talk(self) -> None:
+            key = self.headers["Sec-WebSocket-Key"] + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+            self.send_response(101)
+            self.send_header("Upgrade", "websocket")
+            self.send_header("Connection", "Upgrade")
+            self.send_header("Sec-WebSocket-Protocol", "v4.channel.k8s.io")
+            self.send_header("Sec-WebSocket-Accept", base64.b64encode(hashlib.sha1(key.encode()).digest()).decode())
+            self.end_headers()
+            for message in held.execute(self.path):
+                self.wfile.write(_frame(2, message))
+            self.wfile.write(_frame(8, struct.pack(">H", 1000)))
+            self.close_connection = True
 
         do_GET = do_PATCH = do_DELETE = do_POST = _answer
 
@@ -268,3 +314,51 @@ def test_a_cluster_that_does_not_come_up_is_taken_back(cluster: Cluster, files: 
     assert done.code == 2
     assert "only 0 of 2 workers were ready within 1 s" in done.errors[0]
     assert cluster.kinds() == []
+
+
+def _runs(document: Any) -> None:
+    document["status"] = {"phase": "Running"}
+
+
+def test_a_run_comes_home_from_the_volume_through_a_pod_that_only_reads(
+    cluster: Cluster, files: Path, trained: Path, metagen: Any, tmp_path: Path
+) -> None:
+    cluster.volume, cluster.progress = tmp_path / "volume", _runs
+    shutil.copytree(trained, cluster.volume / "mine")
+    (cluster.volume / "mine" / "checkpoints" / ".partial-step").mkdir()
+    for _ in range(2):  # the second replaces the first
+        done = metagen("fetch", files / "cluster.job.yaml", "mine", "--out", tmp_path / "home")
+        assert done.code == 0, done.err
+    names = [sorted(str(path.relative_to(top)) for path in top.rglob("*")) for top in (tmp_path / "home", trained)]
+    assert names[0] == names[1]
+    assert load_checkpoint(tmp_path / "home").state.step == load_checkpoint(trained).state.step
+    assert cluster.kinds() == []
+    for pod in cluster.seen:
+        [container], [volume] = pod["spec"]["containers"], pod["spec"]["volumes"]
+        assert container["volumeMounts"][0]["readOnly"]
+        assert volume["persistentVolumeClaim"] == {"claimName": "metagen-metagen", "readOnly": True}
+        assert pod["spec"]["securityContext"]["runAsNonRoot"]
+        assert not container["securityContext"]["allowPrivilegeEscalation"]
+
+
+def test_a_fetch_that_fails_leaves_nothing_here_and_nothing_there(
+    cluster: Cluster, files: Path, metagen: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster.volume, cluster.progress = tmp_path / "volume", _runs
+    job = files / "cluster.job.yaml"
+
+    def refused(needle: str) -> None:
+        done = metagen("fetch", job, "mine", "--out", tmp_path / "home")
+        assert done.code == 2
+        assert len(done.errors) == 1
+        assert needle in done.errors[0]
+        assert cluster.kinds() == []
+        assert list(tmp_path.glob("*home*")) == []
+
+    refused("no run 'mine' on the volume")
+    monkeypatch.setattr(cluster, "execute", lambda path: iter([b"\x01half"]))
+    refused("the connection broke: try again")
+    cluster.progress = lambda document: document.update(status={"phase": "Failed"})
+    refused("cannot read the volume: it is Failed")
+    cluster.refuse = {"Pod": (403, 'pods "x" is forbidden: exceeded quota')}
+    refused("exceeded quota")

@@ -1,0 +1,89 @@
+"""Put a run's weights into the package as the checkpoint ``pretrained``, measure it, and fill its model card.
+
+    python benchmarks/pretrained.py runs/standard [--omniglot omniglot28.npz] [--tasks 100]
+
+Exports the run's newest checkpoint (bf16) to launch/weights/pretrained, evaluates it on unseen classes of the packaged
+set and, with --omniglot, of Omniglot, as a user would, and writes results/pretrained.json with how the run was trained,
+which is read from its log. ``python benchmarks/report.py`` then fills the MODEL_CARD.md there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from environment import write
+from quickstart import without_classes
+
+from launch.pretrained import FOLDER, NAME
+from launch.training.log import LOG, events
+from metagen import tasks
+from metagen.checkpoint import MANIFEST, WEIGHTS, export_checkpoint, load_checkpoint
+from metagen.work import build_problem
+
+CARD = "MODEL_CARD.md"
+
+
+def training(run: Path) -> dict[str, Any]:
+    """How the run was trained: what was asked for, and the wall-clock of all its steps."""
+    found = [event for _, event in events(run / LOG)]
+    started = next(event for event in found if event["event"] == "started")
+    steps = {event["step"]: event["seconds"]["total"] for event in found if event["event"] == "step"}
+    asked = [word for word in started["command"] if "/" not in word and word not in ("--run-dir", "train")]
+    return {
+        "preset_and_settings": asked,
+        "seed": started["seed"],
+        "workers": started["workers"],
+        "precision": started["precision"],
+        "steps_planned": started["steps"],
+        "training_hours": sum(steps.values()) / 3600,
+    }
+
+
+def evaluated(classes: int, omniglot: Path | None) -> dict[str, Any]:
+    """Evaluations of the packaged checkpoint, both started at once."""
+    data = {"pictograms": [], **({"omniglot": ["--data", str(omniglot)]} if omniglot else {})}
+    with tempfile.TemporaryDirectory() as folder:
+        running = []
+        for name, extra in data.items():
+            out = Path(folder, f"{name}.json")
+            files = ["--json", str(out), "--picture", str(out.with_suffix(".png"))]
+            command = ["metagen", "evaluate", NAME, "--tasks", str(classes), *files, *extra]
+            running.append((name, out, subprocess.Popen(command)))
+        codes = [process.wait() for *_, process in running]
+        if any(codes):
+            raise SystemExit("an evaluation failed")
+        return {name: without_classes(json.loads(out.read_text())) for name, out, _ in running}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--tasks", type=int, default=100)
+    parser.add_argument("--omniglot", type=Path, help="omniglot28.npz or the folder of its zips")
+    options = parser.parse_args()
+    saved = load_checkpoint(options.run)
+    layout = build_problem(saved.config).network.layout
+    shape = saved.config.episode
+    card = (FOLDER / CARD).read_bytes()
+    export_checkpoint(FOLDER, saved.config, layout, saved.state)
+    (FOLDER / CARD).write_bytes(card)
+    figures = {
+        **training(options.run),
+        "steps": saved.state.step,
+        "tasks_seen": saved.state.tasks,
+        "classes_seen": len(tasks.load(saved.config.data).members("train", shape.shots + shape.queries)),
+        "parameters": layout.size,
+        "policy_parameters": len(saved.state.policy),
+        "megabytes": sum((FOLDER / name).stat().st_size for name in (WEIGHTS, MANIFEST)) / 1e6,
+        **evaluated(options.tasks, options.omniglot),
+    }
+    print(f"wrote {FOLDER} and {write('pretrained', figures)}; now run python benchmarks/report.py")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""Joining a Ray cluster, or starting one on this machine."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Sequence
+from urllib.parse import urlsplit
+
+import ray
+
+from cluster.token import ensure_private
+from metagen.errors import UserError
+from metagen.pool import Crew, available_cores
+
+PROBE_SECONDS = 5.0
+
+
+def start_ray(address: str | None, crews: Sequence[Crew]) -> None:
+    """Connect to the cluster at ``address``, or start Ray on this machine, for the least actors of ``crews``.
+
+    Without an address the environment's ``RAY_ADDRESS`` counts, which Ray sets for the jobs of a cluster.
+    Raises ``UserError`` if there is no cluster there or fewer cores than the actors ask for.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    address = address or os.environ.get("RAY_ADDRESS") or None
+    actors = sum(crew.least for crew in crews)
+    cpus, gpus = (sum(crew.least * getattr(crew, what) for crew in crews) for what in ("cpus", "gpus"))
+    if address is None:
+        cores = available_cores()
+        if cpus > cores:
+            each = cpus / actors
+            most = int(cores // each)
+            fix = f"use --actors {most}" if most else f"lower pool.cpus to {cores} or less"
+            raise UserError(f"{actors} actors of {each:g} cores on {cores}: {fix}")
+        ensure_private()
+        # "local": a cluster that happens to run on this machine is joined only if it is asked for.
+        ray.init(
+            address="local", num_cpus=cores, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
+        )
+        return
+    _probe(address)
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"no Ray cluster answers at {address} ({first}): check 'ray status' there") from None
+    have = ray.cluster_resources()
+    for name, need in (("CPU", cpus), ("GPU", gpus)):
+        if need > have.get(name, 0.0):
+            stop_ray()
+            raise UserError(
+                f"{actors} actors need {need:g} {name}, the cluster has {have.get(name, 0.0):g}: ask for fewer, or for "
+                f"a range such as --actors 1-{actors}, which begins with those that there is room for"
+            )
+
+
+def stop_ray() -> None:
+    """Leave the cluster; a Ray that ``start_ray`` started on this machine ends with it."""
+    ray.shutdown()
+
+
+def _probe(address: str) -> None:
+    """Raise ``UserError`` unless something listens at ``HOST:PORT``: Ray itself would try for minutes."""
+    try:
+        parts = urlsplit(address if "//" in address else f"//{address}")
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host = port = None
+    if host is None or port is None:  # "auto", or nothing that Ray would try either
+        return
+    try:
+        socket.create_connection((host, port), timeout=PROBE_SECONDS).close()
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise UserError(f"no Ray cluster answers at {address} ({why}): check 'ray status' there") from None
