@@ -82,7 +82,7 @@ class RayPool:
     def __init__(
         self,
         config: RunConfig,
-        images: ImageSet | ray.ObjectRef,
+        images: ImageSet | ray.ObjectRef[ImageSet],
         workers: int | Sequence[Crew],
         in_flight: int | None = None,
     ) -> None:

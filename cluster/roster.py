@@ -48,7 +48,7 @@ class Member:
 class Roster:
     """The actors of ``crews``. A lost one is replaced by a new one in its place, as soon as Ray has room for it."""
 
-    def __init__(self, config: RunConfig, images: ImageSet | ray.ObjectRef, crews: Sequence[Crew]) -> None:
+    def __init__(self, config: RunConfig, images: ImageSet | ray.ObjectRef[ImageSet], crews: Sequence[Crew]) -> None:
         self.config, self.crews, self.patience = config, crews, config.pool.patience
         self.events: Counter[str] = Counter()
         self.members: list[Member] = []

@@ -110,7 +110,7 @@ def train_trial(config: dict[str, Any], sweep: dict[str, Any], folder: str, imag
             reason = str(error) or type(error).__name__
             if not isinstance(error, UserError):
                 reason = f"out of memory: {reason.splitlines()[0]}"
-            worst = dict.fromkeys(parsed.objectives, math.inf)
+            worst: dict[str, Any] = dict.fromkeys(parsed.objectives, math.inf)
             tune.report({**worst, kind: reason, "step": 0, "rung": parsed.rungs, "done": True})
         finally:
             rungs.close()

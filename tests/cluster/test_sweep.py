@@ -10,7 +10,7 @@ import pytest
 from synthetic import instant, loss_of
 
 from cluster import sweep_search
-from cluster.sweep import STOP, run_sweep
+from cluster.sweep import STOP, _Leave, run_sweep
 from metagen.checkpoint import load_checkpoint
 from metagen.errors import UserError
 from metagen.search.ledger import Ledger, Progress
@@ -20,7 +20,8 @@ from metagen.tasks import ImageSet
 pytestmark = pytest.mark.ray
 
 OUTER = {"phases.0.outer.learning_rate": {"loguniform": [0.001, 0.1]}, "ema": {"uniform": [0.0, 0.9]}}
-CHEAP = {"actors": 0, "cpus": 1.0, "warmup": 1, "retries": 1}
+CHEAP = {"actors": 0, "cpus": 4.0, "warmup": 1, "retries": 1}
+"""One process after the other: each costs seconds to start."""
 
 
 def _events(folder: Path) -> list[dict[str, Any]]:
@@ -38,7 +39,6 @@ def _steps(folder: Path) -> Counter[tuple[int, int]]:
     [
         ("bohb", "hyperband", {}),
         ("random", "pb2", {}),
-        ("nsga2", "none", {"objectives": ["loss", "parameters"]}),
     ],
 )
 def test_searchers_and_schedulers_of_tune_run_to_the_end(
@@ -69,9 +69,7 @@ def test_a_killed_process_is_tried_again_from_its_checkpoint_and_a_bug_is_a_fail
 ) -> None:
     (tmp_path / "dies").touch()
     (tmp_path / "breaks").touch()
-    sweep = tiny_sweep(
-        search={"name": "tpe"}, schedule={"name": "none"}, space=OUTER, trials=4, steps=8, trial=CHEAP, concurrent=2
-    )
+    sweep = tiny_sweep(search={"name": "tpe"}, schedule={"name": "none"}, space=OUTER, trials=4, steps=8, trial=CHEAP)
     progress = run_sweep(sweep, tmp_path, [], instant)
     assert progress.state == "finished"
     assert {n: trial.status for n, trial in progress.trials.items()} == {
@@ -112,17 +110,19 @@ def test_a_sweep_goes_on_from_any_line_of_its_ledger_with_nothing_repeated_but_w
         assert progress.trials[number].assignment == before.trials[number].assignment
 
 
-def test_a_spent_budget_and_the_stop_file_leave_what_can_be_gone_on_with(
-    ray_session: None, tiny_sweep: Any, tmp_path: Path
-) -> None:
+def test_a_spent_budget_asks_to_leave(tmp_path: Path) -> None:
+    assert _Leave(tmp_path, 0.0).stop_all()
+    assert not _Leave(tmp_path, 60.0).stop_all()
+    assert not _Leave(tmp_path, None).stop_all()
+
+
+def test_the_stop_file_leaves_what_can_be_gone_on_with(ray_session: None, tiny_sweep: Any, tmp_path: Path) -> None:
     sweep = tiny_sweep(search={"name": "random"}, schedule={"name": "none"}, space=OUTER, trials=4, trial=CHEAP)
 
     def stop(event: str, values: dict[str, Any], progress: Progress) -> None:
         if event == "result":
             (tmp_path / STOP).touch()
 
-    tight = sweep.model_copy(update={"budget": 1e-3})
-    assert run_sweep(tight, tmp_path, [], instant).state == "left"
     progress = run_sweep(sweep, tmp_path, [], instant, stop)
     assert progress.state == "left"
     assert len(progress.trials) < 4 or progress.unfinished
@@ -140,7 +140,21 @@ def test_a_space_that_is_refused_altogether_ends_with_the_reason(
         run_sweep(sweep, tmp_path, [], instant)
 
 
-def test_a_real_trial_with_an_actor_of_its_own_equals_the_serial_run_and_faults_are_marked(
+def _faulty(tiny_sweep: Any, phases: list[dict[str, Any]], actors: int) -> Any:
+    """A sweep of one trial a phase."""
+    return tiny_sweep(
+        space={"phases.0": {"choice": [{"items": 2, "tasks": 1, **phase} for phase in phases]}},
+        search={"name": "grid"},
+        schedule={"name": "none"},
+        trials=len(phases),
+        steps=2,
+        every=1,
+        trial={"actors": actors, "cpus": 0.9, "driver": 0.1, "warmup": 1, "retries": 1},
+        concurrent=1,
+    )
+
+
+def test_a_trial_whose_own_actor_was_killed_ends_as_the_serial_run(
     ray_session: None,
     tiny_sweep: Any,
     tiny_images: ImageSet,
@@ -148,34 +162,30 @@ def test_a_real_trial_with_an_actor_of_its_own_equals_the_serial_run_and_faults_
     assert_same_state: Any,
     tmp_path: Path,
 ) -> None:
-    """One trial is well, one's actor is killed once, one runs out of memory, one diverges."""
-    marker = tmp_path / "marker"
-    marker.mkdir()
-    fomaml = {"query_at": {"0": 1.0}}
-    phase = {"items": 2, "tasks": 1}
-    kinds = [
-        {**phase, "estimator": "joint"},
-        {**phase, "estimator": "faults:DiesAtWork", "options": {**fomaml, "marker": str(marker)}},
-        {**phase, "estimator": "faults:OutOfMemory", "options": fomaml},
-        {**phase, "estimator": "joint", "outer": {"learning_rate": 1e30}},
-    ]
-    sweep = tiny_sweep(
-        space={"phases.0": {"choice": kinds}},
-        search={"name": "grid"},
-        schedule={"name": "none"},
-        trials=4,
-        steps=2,
-        every=1,
-        trial={"actors": 1, "cpus": 0.9, "driver": 0.1, "warmup": 1, "retries": 1},
-    )
+    options = {"query_at": {"0": 1.0}, "marker": str(tmp_path)}
+    sweep = _faulty(tiny_sweep, [{"estimator": "faults:DiesAtWork", "options": options}], actors=1)
     (tmp_path / "sweep").mkdir()
     progress = run_sweep(sweep, tmp_path / "sweep", tiny_images)
-    well, dies, memory, diverges = progress.trials.values()
+    assert progress.trials[0].status == "complete"
+    assert (tmp_path / "0").exists(), "nobody died"
+    config = sweep.make_space().config(progress.trials[0].assignment)
+    state, _ = run_to_end(config)
+    assert_same_state(load_checkpoint(folder_of(tmp_path / "sweep", 0)).state, state)
+
+
+def test_what_a_trial_is_to_blame_for_is_a_marked_failure_and_the_sweep_goes_on(
+    ray_session: None, tiny_sweep: Any, tiny_images: ImageSet, tmp_path: Path
+) -> None:
+    phases = [
+        {"estimator": "faults:OutOfMemory", "options": {"query_at": {"0": 1.0}}},
+        {"estimator": "joint", "outer": {"learning_rate": 1e30}},
+        {"estimator": "joint"},
+    ]
+    progress = run_sweep(_faulty(tiny_sweep, phases, actors=0), tmp_path, tiny_images)
+    memory, diverges, well = progress.trials.values()
     assert progress.state == "finished"
-    assert [trial.status for trial in (well, dies, memory, diverges)] == ["complete", "complete", "failed", "failed"]
-    assert (marker / "0").exists()
-    state, _ = run_to_end(sweep.make_space().config(well.assignment))
-    assert_same_state(load_checkpoint(folder_of(tmp_path / "sweep", well.number)).state, state)
-    assert memory.reason.startswith("out of memory")
+    assert [trial.status for trial in (memory, diverges, well)] == ["failed", "failed", "complete"]
+    assert memory.reason == "out of memory: cannot allocate 80 GB"
     assert "diverged" in diverges.reason
     assert math.isinf(diverges.objective("loss"))
+    assert progress.ranked() == [well]

@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import socket
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import yaml
 
 from launch.preset import load_config
+from launch.sweeps import session
 from launch.sweeps.folder import load_sweep, presets
 from launch.sweeps.names import short_names
 from metagen.search.ledger import Ledger
@@ -31,17 +33,12 @@ def sweep_yaml(tiny_sweep: Any, tiny_yaml: Path, tmp_path_factory: pytest.TempPa
 
 
 @pytest.fixture(scope="session")
-def swept(ray_session: None, sweep_yaml: Path, tiny_images: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def swept(ray_session: None, sweep_yaml: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished tiny sweep. Tests read it; one that writes takes a copy."""
-    from cluster.sweep import run_sweep
-    from launch.sweeps import folder as folders
-    from launch.sweeps.hparams import HParams
-
     folder = tmp_path_factory.mktemp("sweeps") / "tiny"
-    sweep = load_sweep(str(sweep_yaml), ())
-    folders.create(folder, sweep)
-    with HParams(folder, sweep) as board:
-        run_sweep(sweep, folder, tiny_images, tell=board.write)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(session, "_ray", lambda sweep, address: nullcontext())  # the tests' Ray is there already
+        session.begin(load_sweep(str(sweep_yaml), ["concurrent=1"]), folder, None)
     return folder
 
 

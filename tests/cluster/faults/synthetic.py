@@ -1,4 +1,7 @@
-"""Trials that cost nothing: what a sweep's driver, searchers and schedulers make of them is what is tested."""
+"""Trials that cost nothing: what a sweep's driver, searchers and schedulers make of them is what is tested.
+
+Imports nothing of metagen: a process that imports PyTorch costs seconds.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from ray import tune
-
-from metagen.search.config import SweepConfig
 
 
 def loss_of(assignment: dict[str, Any], step: int) -> float:
@@ -27,7 +28,8 @@ def instant(config: dict[str, Any], sweep: dict[str, Any], folder: str, images: 
     With a file ``dies`` in the folder, trial 1's process is killed once, at its second rung. With a file ``breaks``,
     trial 2 fails whenever it is tried.
     """
-    parsed, number = SweepConfig.parse(sweep), int(tune.get_context().get_trial_name())
+    number = int(tune.get_context().get_trial_name())
+    every, last = sweep["every"], sweep["steps"]
     saved, first = tune.get_checkpoint(), 0
     if saved is not None:
         with saved.as_directory() as place:
@@ -35,13 +37,13 @@ def instant(config: dict[str, Any], sweep: dict[str, Any], folder: str, images: 
     elif config["_begin"]:
         first = int(config["_begin"])
     assignment = {name: value for name, value in config.items() if not name.startswith("_")}
-    steps = range(first + parsed.every, parsed.steps + 1, parsed.every)
+    steps = range(first + every, last + 1, every)
     with tempfile.TemporaryDirectory() as scratch:
         for step in steps:
             with (Path(folder) / "steps").open("a") as file:
                 file.write(f"{number} {step}\n")
             fatal = Path(folder) / "dies"
-            if number == 1 and step == 2 * parsed.every and fatal.exists():
+            if number == 1 and step == 2 * every and fatal.exists():
                 fatal.unlink()
                 os.kill(os.getpid(), signal.SIGKILL)
             if number == 2 and (Path(folder) / "breaks").exists():
@@ -54,11 +56,11 @@ def instant(config: dict[str, Any], sweep: dict[str, Any], folder: str, images: 
                     "loss": loss,
                     "latency": loss,
                     "step": step,
-                    "rung": step // parsed.every,
+                    "rung": step // every,
                     "busy": 0.0,
                     "checkpoint": str(step),
                     "assignment": json.dumps(assignment),
-                    "done": step >= parsed.steps,
+                    "done": step >= last,
                 },
                 checkpoint=tune.Checkpoint.from_directory(scratch),
             )
