@@ -394,20 +394,25 @@ def main() -> None:
             outcome = judge(chaotic("sync", steps, cluster, None, 1, plan), without_faults(steps, cluster))
             sys.exit(0 if outcome["held"] and sum(outcome["faults"].values()) == len(plan) else 1)
         reference = without_faults(options.steps, cluster)
-        outcomes = []
+        outcomes: list[dict[str, Any]] = []
         for number, plan in enumerate(plans(options.faults, options.each, random.Random(options.seed)), start=1):
             mode = "sync" if number % 2 else "async"
             outcomes.append(judge(chaotic(mode, options.steps, cluster, store, number, plan), reference))
+            keep(outcomes, options.steps)  # after each run: the next may take a while
     finally:
         cluster.close()
         if store:
             store.close()
+    plot(outcomes)
+    faults = sum(sum(one["faults"].values()) for one in outcomes)
+    print(f"{faults} faults in {len(outcomes)} runs, {sum(one['held'] for one in outcomes)} as they must be")
+
+
+def keep(outcomes: list[dict[str, Any]], steps: int) -> None:
     from environment import write
 
-    total = sum(sum(one["faults"].values()) for one in outcomes)
-    path = write("chaos", {"nodes": 3, "steps": options.steps, "faults": total, "runs": outcomes})
-    plot(outcomes)
-    print(f"{total} faults in {len(outcomes)} runs, {sum(one['held'] for one in outcomes)} as they must be: {path}")
+    faults = sum(sum(one["faults"].values()) for one in outcomes)
+    write("chaos", {"nodes": 3, "steps": steps, "faults": faults, "runs": outcomes})
 
 
 if __name__ == "__main__":

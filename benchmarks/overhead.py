@@ -4,7 +4,8 @@
 
 Runs ``metagen train quickstart`` as a process with two actors and reads its log. Measures the seconds from the command
 to the first applied step; from SIGKILL to an actor in the middle of its work to the end of the step that waits for it;
-and from SIGKILL to the driver, with ``metagen resume`` typed at once, to the next applied step. What Ray and the
+from SIGKILL to the driver, with ``metagen resume`` typed at once, to the next applied step; and from the start of a
+node of a running cluster, which includes Ray's own start, to the first result of an actor on it. What Ray and the
 learner take of a step is in results/scaling.json. Writes results/overhead.json and docs/images/overhead.png.
 """
 
@@ -27,7 +28,7 @@ from environment import write
 from soak import actors, children
 
 IMAGE = Path(__file__).parent.parent / "docs" / "images" / "overhead.png"
-LIMITS = {"first_step": 12.0, "actor_killed": 2.0, "driver_killed": 20.0}
+LIMITS = {"first_step": 12.0, "actor_killed": 2.0, "driver_killed": 20.0, "node_added": 30.0}
 
 
 def steps(folder: Path) -> list[float]:
@@ -40,7 +41,7 @@ def steps(folder: Path) -> list[float]:
     return [datetime.fromisoformat(event["time"]).timestamp() for event in events if event["event"] == "step"]
 
 
-def first_after(folder: Path, moment: float, seconds: float = 120.0) -> float:
+def first_after(folder: Path, moment: float, seconds: float = 300.0) -> float:
     """When the first step after ``moment`` was applied."""
     deadline = time.time() + seconds
     while time.time() < deadline:
@@ -50,8 +51,8 @@ def first_after(folder: Path, moment: float, seconds: float = 120.0) -> float:
     raise TimeoutError(f"no step within {seconds:g} s")
 
 
-def start(*arguments: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "launch.cli", *arguments, "--actors", "2"]
+def start(*arguments: str, actors: str = "2") -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "launch.cli", *arguments, "--actors", actors]
     environment = {**os.environ, "RAY_ADDRESS": ""}
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
 
@@ -82,6 +83,28 @@ def once(folder: Path) -> dict[str, float]:
     return found
 
 
+def node_added(folder: Path) -> float:
+    """Seconds from starting a node of a running cluster to the first result of an actor on it."""
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    changes = ["--set", "budget=null", "--address", cluster.address]
+    driver = start("train", "quickstart", "--run-dir", str(folder), *changes, actors="auto")
+    try:
+        first_after(folder, 0.0)
+        begun = time.time()
+        cluster.add_node(num_cpus=1)
+        while '"actor-1"' not in (folder / "log.jsonl").read_text():
+            if time.time() - begun > 300:
+                raise TimeoutError("the new node was not used within 300 s")
+            time.sleep(0.05)
+        return time.time() - begun
+    finally:
+        driver.send_signal(signal.SIGINT)
+        driver.wait(60)
+        cluster.shutdown()
+
+
 def plot(found: dict[str, dict[str, Any]]) -> None:
     import matplotlib
 
@@ -92,13 +115,14 @@ def plot(found: dict[str, dict[str, Any]]) -> None:
         "first_step": "command to first step",
         "actor_killed": "actor's death to the next step",
         "driver_killed": "driver's death to the next step",
+        "node_added": "start of a node to its first result",
     }
-    figure, axes = pyplot.subplots(figsize=(7, 2.4), layout="constrained")
+    figure, axes = pyplot.subplots(figsize=(7, 3), layout="constrained")
     for place, (name, label) in enumerate(names.items()):
         axes.plot(found[name]["each"], [place] * len(found[name]["each"]), "C0o", alpha=0.6)
         axes.plot([LIMITS[name]], [place], "C3|", markersize=14)
         axes.text(0.2, place + 0.32, label, fontsize="small")
-    axes.set(yticks=[], xlabel="seconds (red: what it may take)", xlim=(0, None), ylim=(-0.5, 2.8))
+    axes.set(yticks=[], xlabel="seconds (red: what it may take)", xlim=(0, None), ylim=(-0.5, 3.8))
     figure.savefig(IMAGE, dpi=110)
 
 
@@ -109,7 +133,7 @@ def main() -> None:
     runs = []
     for number in range(options.repeats):
         with tempfile.TemporaryDirectory() as folder:
-            runs.append(once(Path(folder) / f"run{number}"))
+            runs.append({**once(Path(folder) / f"run{number}"), "node_added": node_added(Path(folder) / "grows")})
         print({name: round(value, 2) for name, value in runs[-1].items()}, flush=True)
     found = {
         name: {"median": statistics.median(each), "each": each, "limit": limit}

@@ -57,6 +57,7 @@ def overhead() -> str:
         "first_step": "from the command to the first step",
         "actor_killed": "from an actor's death to the end of the step that waited for it",
         "driver_killed": "from the driver's death, with `metagen resume` at once, to the next step",
+        "node_added": "from starting a node of a running cluster to the first result of an actor on it",
     }
     lines = ["| what | seconds (median) | slowest | may take |", "|---|---|---|---|"]
     for name, title in names.items():

@@ -150,7 +150,7 @@ def test_a_run_over_all_hosts_survives_a_cut_link_and_ends_as_if_nothing_had_bee
 ) -> None:
     config = tmp_path / "cut.yaml"
     config.write_text(yaml.safe_dump(RUN))
-    process, lines, thread = running.start("submit", running.file, "--", "train", config)
+    process, lines, thread = running.start("submit", running.file, "--", "train", config, "--actors", "3")
     _until(lambda: any("step 28/150" in line for line in lines), WAIT, lines)
     busy = {number: sum("ray::Actor" in words for words in running.processes(number)) for number in (1, 2, 3)}
     assert all(busy.values()), busy
