@@ -70,6 +70,8 @@ class RayPool:
     - An actor that does not answer long after others have done its work is replaced (``"frozen"``).
     - Actors that come later (``"joined"``) get work as soon as they can.
 
+    ``images`` are an image set, or a reference to one that lies in the object store already.
+
     With ``pool.aggregate``, or a wire of its own, meta-gradients stay on the nodes where they are made until the
     learner knows their weights. Then each node sums its own and sends one vector (``reduction.py``). What was on a node
     that is gone is done again.
@@ -78,7 +80,11 @@ class RayPool:
     roster: type[Roster] = Roster
 
     def __init__(
-        self, config: RunConfig, images: ImageSet, workers: int | Sequence[Crew], in_flight: int | None = None
+        self,
+        config: RunConfig,
+        images: ImageSet | ray.ObjectRef[ImageSet],
+        workers: int | Sequence[Crew],
+        in_flight: int | None = None,
     ) -> None:
         crews = [Crew(workers, workers)] if isinstance(workers, int) else workers
         # A piece in hand and one to begin while the learner applies: more where it may be further behind is waste.

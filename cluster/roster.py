@@ -48,12 +48,12 @@ class Member:
 class Roster:
     """The actors of ``crews``. A lost one is replaced by a new one in its place, as soon as Ray has room for it."""
 
-    def __init__(self, config: RunConfig, images: ImageSet, crews: Sequence[Crew]) -> None:
+    def __init__(self, config: RunConfig, images: ImageSet | ray.ObjectRef[ImageSet], crews: Sequence[Crew]) -> None:
         self.config, self.crews, self.patience = config, crews, config.pool.patience
         self.events: Counter[str] = Counter()
         self.members: list[Member] = []
         # One put: actors on a node read the images from the same shared memory. Kept for actors that come later.
-        self._images = ray.put(images)
+        self._images = ray.put(images) if isinstance(images, ImageSet) else images
         self._most = max(phase.items for phase in config.phases) * (config.max_staleness + 1)
         self._grown = 0.0
         self._alone_since: float | None = None  # since when there has been no actor

@@ -24,6 +24,7 @@ COMMANDS = {
     "adapt": ("launch.generators.adapt:adapt", "Adapt to a handful of your images and make more of them."),
     "sample": ("launch.generators.adapt:sample", "Draw what a checkpoint makes of classes of its data set."),
     "policy": ("launch.policies.commands:policy", "Look at what an optimisation policy has learned."),
+    "sweep": ("launch.sweeps.commands:sweep", "Search for the best network, and how it is trained."),
     "cluster": ("launch.clusters.commands:cluster", "Start, watch and stop a Ray cluster anywhere."),
     "doctor": ("launch.clusters.doctor:doctor", "Look for what would keep a run from working."),
     "submit": ("launch.jobs.commands:submit", "Train on a cluster."),

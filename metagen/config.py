@@ -325,21 +325,36 @@ def override(values: Mapping[str, Any], assignments: Sequence[str]) -> dict[str,
             value = yaml.safe_load(text)
         except yaml.YAMLError:
             raise UserError(f"--set {assignment}: the value is not valid YAML") from None
-        keys = path.split(".")
-        node: Any = result
-        for i, key in enumerate(keys):
-            last = i + 1 == len(keys)
-            if isinstance(node, list):
-                if not key.isdigit() or int(key) >= len(node):
-                    raise UserError(f"--set {assignment}: '{key}' is not an index below {len(node)}")
-                if last:
-                    node[int(key)] = value
-                node = node[int(key)]
-            elif isinstance(node, dict):
-                if last:
-                    node[key] = value
-                else:
-                    node = node.setdefault(key, {})
-            else:
-                raise UserError(f"--set {assignment}: '{'.'.join(keys[:i])}' has no keys of its own")
+        put(result, path, value, f"--set {assignment}")
     return result
+
+
+def put(values: dict[str, Any], path: str, value: Any, told: str) -> None:
+    """Set ``key.path`` of nested ``values``; an integer key indexes a list. A ``UserError`` begins with ``told``."""
+    keys = path.split(".")
+    node: Any = values
+    for i, key in enumerate(keys):
+        last = i + 1 == len(keys)
+        if isinstance(node, list):
+            if not key.isdigit() or int(key) >= len(node):
+                raise UserError(f"{told}: '{key}' is not an index below {len(node)}")
+            if last:
+                node[int(key)] = value
+            node = node[int(key)]
+        elif isinstance(node, dict):
+            if last:
+                node[key] = value
+            else:
+                node = node.setdefault(key, {})
+        else:
+            raise UserError(f"{told}: '{'.'.join(keys[:i])}' has no keys of its own")
+
+
+def get(values: Any, path: str) -> Any:
+    """The value at ``key.path`` of nested ``values``; None where there is none."""
+    for key in path.split("."):
+        if isinstance(values, list):
+            values = values[int(key)] if key.isdigit() and int(key) < len(values) else None
+        else:
+            values = values.get(key) if isinstance(values, dict) else None
+    return values

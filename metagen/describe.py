@@ -116,6 +116,18 @@ def describe(config: RunConfig) -> Description:
     )
 
 
+def loss_cost(config: RunConfig) -> tuple[int, int, int]:
+    """Parameters, and forward FLOPs of one more image in a training loss and of a task's support set, as ``describe``
+    counts them, without memory or arithmetic: the network is built of shapes alone."""
+    family = config.family()
+    with torch.device("meta"):
+        network = family.build()
+        support = torch.zeros(config.episode.shots, family.channels, family.image_size, family.image_size)
+        one, two = (_losses_counted(family, network, support, count) for count in (1, 2))
+    totals = [sum(counted.flops.values()) for counted in (one, two)]
+    return sum(p.numel() for p in network.parameters()), totals[1] - totals[0], 2 * totals[0] - totals[1]
+
+
 @dataclass
 class _Count:
     """FLOPs by module, its children's left out, and the shape that each put out last."""
@@ -154,9 +166,12 @@ def _counting(network: nn.Module) -> Iterator[_Count]:
 
 def _losses_counted(family: Family, network: nn.Module, support: Tensor, count: int) -> _Count:
     images = support[:1].expand(count, -1, -1, -1).contiguous()
-    draw = family.draw(count, torch_generator("describe"))
+    with torch.device("cpu"):
+        drawn = family.draw(count, torch_generator("describe"))
+    if support.is_meta:  # whole numbers are places and shifts, whose values a family may look at
+        drawn = {n: v.to("meta") if v.is_floating_point() else torch.zeros_like(v) for n, v in drawn.items()}
     with _counting(network) as counted:
-        family.losses(network, Condition.of_tasks(support[None]), images, draw)
+        family.losses(network, Condition.of_tasks(support[None]), images, drawn)
     return counted
 
 

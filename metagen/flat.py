@@ -11,6 +11,7 @@ import difflib
 import fnmatch
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -34,6 +35,17 @@ class Layout:
     layers: tuple[str, ...]
     """Layers in order: a module's weight and bias are one layer."""
     layer_sizes: tuple[int, ...]
+
+    @staticmethod
+    def of(names: Sequence[str], shapes: Sequence[tuple[int, ...]]) -> Layout:
+        """The layout of parameters that lie one behind the other."""
+        sizes = [torch.Size(shape).numel() for shape in shapes]
+        layers: dict[str, int] = {}
+        for name, size in zip(names, sizes, strict=True):
+            layer = name.rpartition(".")[0] or name
+            layers[layer] = layers.get(layer, 0) + size
+        offsets = tuple(accumulate(sizes, initial=0))[: len(sizes)]
+        return Layout(tuple(names), tuple(shapes), offsets, tuple(layers), tuple(layers.values()))
 
     @property
     def size(self) -> int:
@@ -88,16 +100,8 @@ def _shaped(part: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 def layout_of(module: nn.Module) -> Layout:
     """The layout of a module's parameters in their own order."""
-    names, shapes, offsets, start = [], [], [], 0
-    layers: dict[str, int] = {}
-    for name, parameter in module.named_parameters():
-        names.append(name)
-        shapes.append(tuple(parameter.shape))
-        offsets.append(start)
-        start += parameter.numel()
-        layer = name.rpartition(".")[0] or name
-        layers[layer] = layers.get(layer, 0) + parameter.numel()
-    return Layout(tuple(names), tuple(shapes), tuple(offsets), tuple(layers), tuple(layers.values()))
+    parameters = list(module.named_parameters())
+    return Layout.of([name for name, _ in parameters], [tuple(parameter.shape) for _, parameter in parameters])
 
 
 def named(names: Sequence[str], patterns: Sequence[str]) -> list[bool]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
@@ -27,6 +28,7 @@ from metagen.generators import Condition, Draw
 from metagen.learner import Learner
 from metagen.pool import Crew, Pool, SerialPool
 from metagen.records import StepReport
+from metagen.search.config import SweepConfig
 from metagen.state import MetaState, initial_state
 from metagen.tasks import ImageSet
 from metagen.tasks.imageset import offsets_of
@@ -131,6 +133,40 @@ def tiny_config() -> MakeConfig:
 
     def make(*assignments: str) -> RunConfig:
         return RunConfig.parse(override(TINY, assignments))
+
+    return make
+
+
+SWEPT: dict[str, Any] = {
+    "generator.architecture.patch": {"choice": [1, 2, 4]},
+    "levels": {"range": [1, 3]},
+    "width": {"range": [8, 40], "step": 8},
+    "growth": {"choice": [1.0, 2.0]},
+    "attention_resolution": {"choice": [0, 4, 8], "when": {"resolution": {"max": 8}}},
+    "generator.architecture.blocks": {"range": [1, 2], "when": {"levels": [1, 2]}},
+    "phases.0.outer.learning_rate": {"loguniform": [0.001, 0.1]},
+    "ema": {"uniform": [0.0, 0.9], "when": {"generator.architecture.blocks": 1}},
+}
+"""A space around the tiny run, with all kinds of domains and conditions on conditions."""
+
+MakeSweep = Callable[..., SweepConfig]
+
+
+@pytest.fixture(scope="session")
+def tiny_sweep(tiny_config: MakeConfig) -> MakeSweep:
+    """A sweep around the tiny run: ``tiny_sweep(trials=3, space={...})``."""
+    base = tiny_config().model_dump(mode="json")
+
+    def make(**changes: Any) -> SweepConfig:
+        values = {
+            "base": base,
+            "space": SWEPT,
+            "steps": 6,
+            "every": 2,
+            "judge": {"steps": 2, "classes": 3},
+            "trial": {"actors": 0, "cpus": 1.0, "warmup": 1},
+        }
+        return SweepConfig.parse(json.loads(json.dumps({**values, **changes})))
 
     return make
 

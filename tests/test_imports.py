@@ -64,7 +64,15 @@ print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules})))
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["--version"], ["train", "--help"], ["tasks", "--help"], ["cluster", "--help"], ["submit", "--help"]],
+    [
+        ["--help"],
+        ["--version"],
+        ["train", "--help"],
+        ["tasks", "--help"],
+        ["cluster", "--help"],
+        ["submit", "--help"],
+        ["sweep", "--help"],
+    ],
 )
 def test_help_loads_none_of_the_heavy_libraries(arguments: list[str]) -> None:
     out = _python(LOADED, *arguments)

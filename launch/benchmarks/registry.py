@@ -41,6 +41,7 @@ SCRIPTED: dict[str, Script] = {
     "commands": Script("commands.py", "How long a user waits for a command."),
     "bandwidth": Script("bandwidth.py", "Results a second over a bounded link, against the model."),
     "gan-stability": Script("gan_stability.py", "A meta-trained GAN against one from scratch.", seeds=True),
+    "sweep": Script("sweep.py", "What a sweep finds, what it costs, and what inherited weights are worth."),
     "cluster-start": Script("cluster_start.py", "How long a cluster of three hosts takes."),
 }
 """Beside these, ``few-shot`` is in the package (``commands.py``)."""

@@ -6,13 +6,11 @@ again stand there again, and the last line of a step counts. A line that a kill 
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import subprocess
 import sys
 from dataclasses import asdict
-from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,7 @@ import torch
 import metagen
 from launch.training.log import LOG
 from metagen.config import RunConfig
-from metagen.errors import UserError
+from metagen.lines import append
 from metagen.pool import available_cores
 from metagen.records import Outcome, StepReport
 
@@ -63,18 +61,7 @@ class Journal:
 
     def write(self, event: str, **values: Any) -> None:
         """Append one line; raises ``UserError`` if the disk refuses."""
-        line = json.dumps(
-            {"time": datetime.now(UTC).isoformat(), "run": self.config.identity, "event": event, **values}
-        )
-        try:
-            with self.path.open("ab+") as file:
-                if file.tell() and not _ends_whole(file):  # what a kill cut short is not to spoil this line
-                    file.write(b"\n")
-                file.write(line.encode() + b"\n")
-        except OSError as error:
-            raise UserError(
-                f"{self.path}: cannot be written ({error.strerror}): free some space, then resume"
-            ) from None
+        append(self.path, event, {"run": self.config.identity, **values})
 
 
 def _result(one: Outcome) -> dict[str, Any]:
@@ -102,11 +89,6 @@ def facts(config: RunConfig, pool: str, workers: int) -> dict[str, Any]:
             "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         },
     }
-
-
-def _ends_whole(file: Any) -> bool:
-    file.seek(-1, os.SEEK_END)
-    return bool(file.read(1) == b"\n")
 
 
 def _versions(*names: str) -> dict[str, str]:

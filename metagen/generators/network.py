@@ -93,7 +93,8 @@ class Attention(nn.Module):
 
     def __init__(self, channels: int, arch: ArchitectureConfig) -> None:
         super().__init__()
-        self.heads = max(1, channels // 32)
+        # About 32 channels a head: as many heads as divide the channels.
+        self.heads = next(heads for heads in range(max(1, channels // 32), 0, -1) if channels % heads == 0)
         self.norm = norm(arch.normalisation, channels)
         self.qkv = conv(channels, 3 * channels, 1)
         self.out = conv(channels, channels, 1, zero=True)

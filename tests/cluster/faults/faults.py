@@ -85,3 +85,10 @@ class Overflowing(Fomaml):
         if int(1000 * float(episodes[0].support.abs().sum())) % 3 == 0:
             result.gradient[-1] = float("inf")
         return result
+
+
+class OutOfMemory(Fomaml):
+    """Work that takes more memory than there is."""
+
+    def estimate(self, *arguments: Any) -> Estimate:
+        raise MemoryError("cannot allocate 80 GB")

@@ -1,0 +1,1 @@
+"""Sweeps: ``metagen sweep`` and what it writes."""

@@ -1,0 +1,216 @@
+"""One session of a sweep: check it, start Ray, run it, say what happens."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from launch.sweeps import folder as folders
+from launch.sweeps.durations import short
+from launch.sweeps.hparams import HParams
+from launch.sweeps.names import choices
+from metagen import tasks
+from metagen.errors import UserError
+from metagen.pool import Crew, one_thread
+from metagen.precision import resolve
+from metagen.search.config import SweepConfig
+from metagen.search.judge import Judge
+from metagen.search.ledger import Progress, Tried
+from metagen.search.limits import Facts, Refused, admitted
+from metagen.search.space import Assignment
+from metagen.seeding import numpy_generator
+from metagen.tasks.categories import with_found
+from metagen.tasks.imageset import ImageSet
+
+LOOKED_AT, SHOWN = 40, 8
+"""Proposals that a dry run makes, and shows."""
+POLL_SECONDS = 0.5
+
+
+def begin(sweep: SweepConfig, folder: Path, address: str | None) -> None:
+    """A new sweep in ``folder``."""
+    folders.check_free(folder)
+    one_thread()
+    images = _images(sweep)
+    sweep = _settled(sweep, images)
+    with _ray(sweep, address):
+        folders.create(folder, sweep)
+        _run(sweep, folder, images)
+
+
+def proceed(folder: Path, trials: int | None, budget: float | None, address: str | None) -> None:
+    """Go on with the sweep in ``folder``, made longer if asked."""
+    sweep, progress = folders.read(folder)
+    if progress.state == "running" and alive(progress):
+        raise UserError(f"{folder}: is being run by process {progress.pid}: 'metagen sweep stop {folder}' first")
+    changes = {name: value for name, value in (("trials", trials), ("budget", budget)) if value is not None}
+    sweep = SweepConfig.parse({**sweep.model_dump(mode="json"), **changes})
+    if not progress.unfinished and len(progress.trials) >= sweep.trials:
+        print(f"{folder} is complete: {len(progress.trials)} trials; --trials N makes it longer")
+        return
+    if sweep.budget is not None and progress.seconds >= sweep.budget:
+        raise UserError(f"{folder}: its budget of {short(sweep.budget)} is spent: give more, such as --budget 2h")
+    one_thread()
+    images = _images(sweep)
+    with _ray(sweep, address):
+        _run(sweep, folder, images)
+
+
+def alive(progress: Progress) -> bool:
+    """Whether the process that last drove the sweep still runs; it may, where it was another machine's."""
+    if progress.host != socket.gethostname() or progress.pid is None:
+        return True
+    try:
+        os.kill(progress.pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def ask_to_stop(folder: Path, wait: int) -> None:
+    """Put the stop file there and wait until the sweep has left."""
+    from cluster.sweep import STOP
+
+    _, progress = folders.read(folder)
+    if progress.state != "running" or not alive(progress):
+        print(f"{folder}: does not run (resume it with 'metagen sweep resume {folder}')")
+        return
+    (folder / STOP).touch()
+    until = time.monotonic() + wait
+    while time.monotonic() < until:
+        if folders.read(folder)[1].state != "running":
+            print(f"{folder}: left; 'metagen sweep resume {folder}' goes on")
+            return
+        time.sleep(POLL_SECONDS)
+    print(f"{folder}: asked; it leaves as soon as Ray lets go of its trials")
+
+
+def preview(sweep: SweepConfig) -> None:
+    """What ``--dry-run`` shows: proposals, what is refused and why, what a trial takes. Trains nothing."""
+    one_thread()
+    images, space = _images(sweep), sweep.make_space()
+    console = Console(highlight=False, markup=False, emoji=False)
+    console.print(f"{sweep.name}: proposals at random", style="bold")
+    found: list[Facts] = []
+    refusals: list[tuple[int, Assignment, str]] = []
+    for index in range(LOOKED_AT):
+        assignment = space.draw(numpy_generator(sweep.seed, "preview", index))
+        try:
+            _, facts = admitted(sweep, space, assignment)
+        except Refused as refused:
+            refusals.append((index, assignment, str(refused)))
+            continue
+        found.append(facts)
+        if len(found) <= SHOWN:
+            size = f"{facts.parameters:,} parameters, {facts.flops / 1e6:,.0f} MFLOPs"
+            console.print(f"  {size}: {choices(assignment)}", soft_wrap=True)
+
+    def line(name: str, text: str) -> None:
+        console.print(f"{name:<11}{text}", soft_wrap=True)
+
+    reasons = Progress(refusals=refusals).reasons()
+    line("refused", f"{len(refusals)} of {LOOKED_AT}, before they cost anything")
+    for reason, count in reasons.most_common(5):
+        line("", f"{count} x {reason}")
+    if found:
+        sizes = sorted(one.parameters for one in found)
+        line("networks", f"{sizes[0]:,} to {sizes[-1]:,} parameters, {sizes[len(sizes) // 2]:,} in the middle")
+    else:
+        raise UserError(f"all of {LOOKED_AT} proposals were refused: widen the limits or the space")
+    judge = Judge.of(sweep.judge, images, sweep.make_space().base.episode.shots)
+    line("trials", f"{sweep.trials}, each {sweep.steps} outer steps, judged every {sweep.every}: {sweep.rungs} times")
+    line("search", f"{sweep.search.name}; schedule {sweep.schedule.name}; objectives {', '.join(sweep.objectives)}")
+    line("judged by", f"{len(judge.bench.classes)} validation classes of {images.name}, {judge.steps} adaptation steps")
+    trial = sweep.trial
+    cores = trial.driver + trial.actors * trial.cpus if trial.actors else trial.cpus
+    who = f"{trial.actors} actors and a process that learns" if trial.actors else "one process"
+    line(
+        "a trial is", f"{who}, {cores:g} cores" + (f", {max(1, trial.actors) * trial.gpus:g} GPU" if trial.gpus else "")
+    )
+    line("budget", short(sweep.budget) if sweep.budget else "none: until all trials have ended")
+
+
+def _images(sweep: SweepConfig) -> ImageSet:
+    base = sweep.make_space().base
+    images = tasks.load(base.data)
+    need = base.episode.shots + base.episode.queries
+    if not len(images.members("train", need)):
+        raise UserError(f"{images.name}: no training class has {need} images (episode.shots + episode.queries)")
+    Judge.of(sweep.judge, images, base.episode.shots)  # raises where there is nothing to judge by
+    return images
+
+
+def _settled(sweep: SweepConfig, images: ImageSet) -> SweepConfig:
+    """The sweep with all that its trials share found out once: precision on this machine, categories of tasks."""
+    config = sweep.make_space().base
+    categories = with_found(config.categories, images, config.episode.shots, config.seed)
+    config = config.model_copy(update={"categories": categories})
+    config = resolve(config) if config.device == "cpu" else config
+    return SweepConfig.parse({**sweep.model_dump(mode="json"), "base": config.model_dump(mode="json")})
+
+
+@contextmanager
+def _ray(sweep: SweepConfig, address: str | None) -> Iterator[None]:
+    from cluster.connect import start_ray, stop_ray
+
+    trial = sweep.trial
+    count = max(1, trial.actors)
+    start_ray(address or sweep.make_space().base.pool.address, [Crew(count, count, trial.cpus, trial.gpus)])
+    try:
+        yield
+    finally:
+        stop_ray()
+
+
+def _run(sweep: SweepConfig, folder: Path, images: ImageSet) -> None:
+    from cluster.sweep import run_sweep
+
+    console = Console(highlight=False, markup=False, emoji=False)
+    console.print(f"{sweep.name} -> {folder}", style="bold", soft_wrap=True)
+    console.print(f"  watch it   metagen sweep status {folder}", soft_wrap=True)
+    with HParams(folder, sweep) as board:
+
+        def tell(event: str, values: dict[str, Any], progress: Progress) -> None:
+            board.write(event, values, progress)
+            if text := _line(sweep, event, values, progress):
+                console.print(text, soft_wrap=True)
+
+        progress = run_sweep(sweep, folder, images, tell=tell)
+    ranked = progress.ranked(sweep.objectives[0])
+    if ranked:
+        console.print(f"best: trial {ranked[0].number}, {_objectives(sweep, ranked[0])}", soft_wrap=True)
+    if progress.state == "left":
+        console.print(f"left: continue with 'metagen sweep resume {folder}'", soft_wrap=True)
+        raise KeyboardInterrupt
+    console.print(
+        f"next: metagen sweep report {folder}; metagen sweep best {folder} --export best.yaml", soft_wrap=True
+    )
+
+
+def _objectives(sweep: SweepConfig, trial: Tried) -> str:
+    return ", ".join(f"{name} {trial.objective(name):.5g}" for name in sweep.objectives)
+
+
+def _line(sweep: SweepConfig, event: str, values: dict[str, Any], progress: Progress) -> str | None:
+    """What a person wants to hear of; None for the rest."""
+    if event in ("complete", "stopped"):
+        trial = progress.trials[values["trial"]]
+        ended = sum(t.status not in ("waiting", "running") for t in progress.trials.values())
+        how = "complete" if event == "complete" else f"stopped at step {trial.step}"
+        return (
+            f"{ended}/{sweep.trials} trial {trial.number}: {how}, {_objectives(sweep, trial)}, "
+            f"{short(trial.seconds)}; {short(progress.seconds)} in all"
+        )
+    if event in ("failed", "refused_trial", "retried"):
+        word = {"failed": "failed", "refused_trial": "refused", "retried": "tried again"}[event]
+        return f"trial {values['trial']}: {word}: {values['reason']}"
+    return None

@@ -1,0 +1,145 @@
+"""The config of a sweep: a base run, a space around it, how it is searched, judged and limited."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, model_validator
+
+from metagen.errors import UserError
+from metagen.search.space import Domain, Space
+from metagen.strict import Strict
+
+Objective = Literal["loss", "parameters", "flops", "latency"]
+OUTER = ("phases.", "ema")
+"""What a population may change in a run that goes on: outer hyperparameters, which leave every vector its length."""
+FIXED_OUTER = ("steps", "estimator", "items", "optimizer")
+
+
+class SearchConfig(Strict):
+    """Who proposes what to try."""
+
+    name: Literal["random", "grid", "tpe", "nsga2", "bohb"] = "tpe"
+    options: dict[str, Any] = Field(default={})
+
+
+class ScheduleConfig(Strict):
+    """Who decides which trials go on."""
+
+    name: Literal["none", "asha", "hyperband", "median", "pbt", "pb2"] = "asha"
+    options: dict[str, Any] = Field(default={})
+
+
+class JudgeConfig(Strict):
+    """What a trial is judged by: query loss on validation classes, after adaptation. Test classes are never read."""
+
+    steps: int = Field(5, ge=0)
+    """Adaptation steps."""
+    classes: int = Field(16, ge=1)
+    shots: int | None = Field(None, ge=1)
+    """Images shown; None for the run's own."""
+    seed: int = 0
+
+
+class LimitsConfig(Strict):
+    """What no network may exceed. All but ``latency`` and ``seconds`` are known before anything is trained."""
+
+    parameters: float | None = Field(None, gt=0)
+    flops: float | None = Field(None, gt=0)
+    """Forward FLOPs of one task: the loss of its queries, its support set included."""
+    memory: float | None = Field(None, gt=0)
+    """Estimated bytes of one task's inner step."""
+    latency: float | None = Field(None, gt=0)
+    """Seconds to adapt to one class, measured on the trial's own worker before it trains."""
+    seconds: float | None = Field(None, gt=0)
+    """Of the whole trial, as projected from its first steps."""
+
+
+class TrialConfig(Strict):
+    """Who does the work of one trial."""
+
+    actors: int = Field(1, ge=0)
+    """Actors of its own; 0 for none: the trial's process does the work."""
+    cpus: float = Field(0.9, gt=0)
+    """Cores an actor, or of the process that does the work itself."""
+    gpus: float = Field(0.0, ge=0)
+    driver: float = Field(0.1, gt=0)
+    """Cores of the process that learns and judges, beside its actors: the two take turns."""
+    retries: int = Field(3, ge=0)
+    """Times that a trial whose process, actors or node died goes on from its newest checkpoint."""
+    warmup: int = Field(3, ge=1)
+    """Steps of the short run that ``limits.seconds`` is projected from."""
+
+
+class SweepConfig(Strict):
+    """Everything that defines a sweep."""
+
+    name: str = "sweep"
+    seed: int = Field(0, ge=0)
+    base: dict[str, Any]
+    """The config of the run that trials vary."""
+    space: dict[str, Domain]
+    trials: int = Field(20, ge=1)
+    steps: int = Field(100, ge=1)
+    """Outer steps of a whole trial: the full fidelity."""
+    every: int = Field(20, ge=1)
+    """Outer steps between judgements: a rung."""
+    objectives: tuple[Objective, ...] = ("loss",)
+    """What is to be small, most important first."""
+    search: SearchConfig = SearchConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    judge: JudgeConfig = JudgeConfig()
+    limits: LimitsConfig = LimitsConfig()
+    trial: TrialConfig = TrialConfig()
+    concurrent: int | None = Field(None, ge=1)
+    """Trials at a time; None for as many as the cluster has room for."""
+    inherit: bool = False
+    """Whether a trial's weights begin as those of the best trial so far, where their slices match."""
+    budget: float | None = Field(None, gt=0)
+    """Seconds that the sweep may take, all sessions together."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> SweepConfig:
+        if not self.objectives or len(set(self.objectives)) < len(self.objectives):
+            raise ValueError("objectives: give at least one, each once")
+        if self.every > self.steps:
+            raise ValueError(f"every: {self.every} is more than the trial's {self.steps} steps")
+        search, schedule = self.search.name, self.schedule.name
+        if search == "nsga2" and len(self.objectives) < 2:
+            raise ValueError("search: nsga2 is for several objectives: name two, or use tpe")
+        if len(self.objectives) > 1 and schedule != "none":
+            raise ValueError(f"schedule: {schedule} ranks trials by one objective: use schedule.name none for several")
+        if search == "bohb" and schedule != "hyperband":
+            raise ValueError("search: bohb learns from HyperBand's rungs: set schedule.name to hyperband")
+        if search == "bohb" and len(self.objectives) > 1:
+            raise ValueError("search: bohb takes one objective: use nsga2 or tpe for several")
+        try:
+            space = self.make_space()
+        except UserError as error:
+            raise ValueError(str(error)) from None
+        if schedule in ("pbt", "pb2"):
+            self._check_population(schedule, space)
+        return self
+
+    def _check_population(self, schedule: str, space: Space) -> None:
+        for name, domain in space.parameters.items():
+            if not name.startswith(OUTER) or name.rpartition(".")[2] in FIXED_OUTER or domain.when:
+                raise ValueError(
+                    f"space.{name}: {schedule} changes runs that go on: search outer hyperparameters alone, such as "
+                    "phases.0.outer.learning_rate, without conditions"
+                )
+            if schedule == "pb2" and domain.finite is not None:
+                raise ValueError(f"space.{name}: pb2 models continuous values: use uniform or loguniform, or pbt")
+
+    def make_space(self) -> Space:
+        """The space, over the base run at full fidelity."""
+        return Space(self.space, self.base, self.steps)
+
+    @property
+    def rungs(self) -> int:
+        """Judgements of a whole trial."""
+        return -(-self.steps // self.every)
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(self.model_dump(mode="json", exclude_defaults=True), sort_keys=False, width=100)

@@ -1,0 +1,210 @@
+"""The space of a sweep: what may be chosen, when, and which run a choice stands for.
+
+A choice is an ``Assignment``: a value for every parameter of the space that is active. Parameters are keys of a run's
+config, such as ``phases.0.outer.learning_rate``, and the structural names of ``structure.py``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from metagen.config import RunConfig, get, put
+from metagen.errors import UserError, nearest
+from metagen.search.structure import ARCHITECTURE, STRUCTURE, resolution, structured
+from metagen.strict import Strict
+
+Value = Any
+Assignment = dict[str, Value]
+Scalar = str | int | float | bool | None
+SHARED = ("data", "categories", "pool", "log", "name", "budget", "device")
+"""Keys that all trials share: they have one image set in the object store, and one kind of worker."""
+KINDS = ("choice", "range", "uniform", "loguniform")
+
+
+class Domain(Strict):
+    """The values of one parameter: exactly one of ``choice``, ``range``, ``uniform`` and ``loguniform``."""
+
+    choice: tuple[Value, ...] | None = None
+    range: tuple[int, int] | None = None
+    """Whole numbers, both ends included."""
+    step: int = 1
+    """Between the numbers of a ``range``."""
+    uniform: tuple[float, float] | None = None
+    loguniform: tuple[float, float] | None = None
+    when: dict[str, Value] = Field(default={})
+    """Conditions that must all hold for the parameter to be there: ``{KEY: value}``, ``{KEY: [values]}`` or
+    ``{KEY: {min: A, max: B}}``. KEY is a parameter above this one, a config key, or ``resolution``: the pixels that
+    the finest level works at."""
+
+    @model_validator(mode="after")
+    def _one(self) -> Domain:
+        given = [kind for kind in KINDS if getattr(self, kind) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of {', '.join(KINDS)}")
+        kind = given[0]
+        if kind == "choice":
+            if not self.choice or len(set(self.labels)) < len(self.labels):
+                raise ValueError("choice: give values, each once")
+            return self
+        low, high = getattr(self, kind)
+        if not low < high:
+            raise ValueError(f"{kind}: {low} is not below {high}")
+        if kind == "loguniform" and low <= 0:
+            raise ValueError(f"loguniform: {low} is not above 0")
+        if self.step < 1:
+            raise ValueError("step: give a whole number from 1")
+        return self
+
+    @cached_property
+    def labels(self) -> tuple[Scalar, ...]:
+        """The choices as scalars, which other libraries want, or where they are none, or equal though of two types
+        (true and 1), as their JSON."""
+        texts = tuple(json.dumps(value, sort_keys=True) for value in self.choice or ())
+        plain = all(isinstance(value, Scalar) for value in self.choice or ())
+        return tuple(self.choice or ()) if plain and len(set(self.choice or ())) == len(set(texts)) else texts
+
+    def labelled(self, label: Scalar) -> Value:
+        """The choice that ``label`` stands for."""
+        return (self.choice or ())[self.labels.index(label)]
+
+    def label(self, value: Value) -> Scalar:
+        """The inverse of ``labelled``."""
+        wanted = json.dumps(value, sort_keys=True)
+        known = [json.dumps(v, sort_keys=True) for v in self.choice or ()]
+        return self.labels[known.index(wanted)]
+
+    @property
+    def finite(self) -> tuple[Value, ...] | None:
+        """All values in order; None where there are infinitely many."""
+        if self.range is not None:
+            return tuple(range(self.range[0], self.range[1] + 1, self.step))
+        return self.choice
+
+    def draw(self, rng: np.random.Generator) -> Value:
+        """One value at random."""
+        if (values := self.finite) is not None:
+            return values[int(rng.integers(len(values)))]
+        if self.uniform is not None:
+            return float(rng.uniform(*self.uniform))
+        assert self.loguniform is not None
+        return float(np.exp(rng.uniform(*np.log(self.loguniform))))
+
+    def holds(self, value: Value) -> bool:
+        """Whether ``value`` is one of the domain's."""
+        if (values := self.finite) is not None:
+            return json.dumps(value) in {json.dumps(v) for v in values}
+        low, high = self.uniform or self.loguniform or (0.0, 0.0)
+        return isinstance(value, int | float) and low <= value <= high
+
+
+Ask = Callable[[str, Domain], Value]
+
+
+class Space:
+    """Parameters in order, over the config of a base run.
+
+    Raises ``UserError`` for a parameter that is no key of a run, or a condition on something below it.
+    """
+
+    def __init__(self, parameters: Mapping[str, Domain], base: Mapping[str, Any], steps: int | None = None) -> None:
+        if not parameters:
+            raise UserError("space: name at least one parameter, such as generator.architecture.blocks")
+        self.parameters, self.steps = dict(parameters), steps
+        self.base = RunConfig.parse(base)
+        self._values: dict[str, Any] = self.base.model_dump(mode="json")
+        self._given: dict[str, Any] = json.loads(json.dumps(base))
+        seen: set[str] = set()
+        for name, domain in self.parameters.items():
+            if name not in STRUCTURE and not self._known(name):
+                words = [*STRUCTURE, *_paths(self._values)]
+                raise UserError(f"space.{name}: no key of a run's config{nearest(name, words)}")
+            if name.partition(".")[0] in SHARED:
+                raise UserError(f"space.{name}: is the same for all trials: set it in the base")
+            for key in domain.when:
+                patch = f"{ARCHITECTURE}.patch"
+                if key == "resolution" and patch in self.parameters and patch not in seen:
+                    raise UserError(f"space.{name}.when: resolution depends on {patch}: put that above it")
+                if key not in seen and (key in self.parameters or not (key == "resolution" or self._known(key))):
+                    raise UserError(f"space.{name}.when: '{key}' is neither a parameter above it nor a config key")
+            seen.add(name)
+
+    def _known(self, path: str) -> bool:
+        parent, _, key = path.rpartition(".")
+        node = get(self._values, parent) if parent else self._values
+        if isinstance(node, list):
+            return key.isdigit() and int(key) < len(node)
+        # Options are checked by the part that takes them.
+        return isinstance(node, dict) and (key in node or parent.rpartition(".")[2] == "options")
+
+    def active(self, name: str, assignment: Assignment) -> bool:
+        """Whether the conditions of ``name`` hold, given the parameters above it."""
+        return all(self._fits(key, wanted, assignment) for key, wanted in self.parameters[name].when.items())
+
+    def _fits(self, key: str, wanted: Value, assignment: Assignment) -> bool:
+        if key in self.parameters and key not in assignment:
+            return False  # inactive itself
+        if key == "resolution":
+            value: Any = resolution(self._values, assignment)
+        else:
+            value = assignment[key] if key in assignment else get(self._values, key)
+        if isinstance(wanted, dict):
+            return bool(wanted.get("min", value) <= value <= wanted.get("max", value))
+        return value in wanted if isinstance(wanted, list | tuple) else bool(value == wanted)
+
+    def assign(self, ask: Ask) -> Assignment:
+        """A value for every active parameter, in order, from ``ask(name, domain)``."""
+        assignment: Assignment = {}
+        for name, domain in self.parameters.items():
+            if self.active(name, assignment):
+                assignment[name] = ask(name, domain)
+        return assignment
+
+    def restricted(self, values: Mapping[str, Value]) -> Assignment:
+        """``values`` without those of inactive parameters."""
+        return self.assign(lambda name, domain: values[name])
+
+    def draw(self, rng: np.random.Generator) -> Assignment:
+        """An assignment at random."""
+        return self.assign(lambda name, domain: domain.draw(rng))
+
+    def grid(self) -> Iterator[Assignment]:
+        """All assignments, the last parameter fastest; raises ``UserError`` if they are infinitely many."""
+        for name, domain in self.parameters.items():
+            if domain.finite is None:
+                raise UserError(f"space.{name}: a grid needs choice or range, not uniform or loguniform")
+        yield from self._below({}, list(self.parameters))
+
+    def _below(self, above: Assignment, names: list[str]) -> Iterator[Assignment]:
+        if not names:
+            yield dict(above)
+            return
+        name, *rest = names
+        if not self.active(name, above):
+            yield from self._below(above, rest)
+            return
+        for value in self.parameters[name].finite or ():
+            yield from self._below({**above, name: value}, rest)
+
+    def config(self, assignment: Assignment) -> RunConfig:
+        """The run that an assignment stands for; raises ``UserError`` if there can be no such run."""
+        values: dict[str, Any] = json.loads(json.dumps(self._given))
+        for name, value in assignment.items():
+            if name not in STRUCTURE:
+                put(values, name, value, f"space.{name}")
+        for path, value in structured(self._values, assignment).items():
+            put(values, path, value, f"space.{path}")
+        config = RunConfig.parse(values)
+        return config if self.steps is None else config.with_steps(self.steps)
+
+
+def _paths(values: Any, prefix: str = "") -> Iterator[str]:
+    items = values.items() if isinstance(values, dict) else enumerate(values) if isinstance(values, list) else ()
+    for key, value in items:
+        yield f"{prefix}{key}"
+        yield from _paths(value, f"{prefix}{key}.")

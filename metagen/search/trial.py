@@ -1,0 +1,131 @@
+"""One trial: a full meta-training run that is judged as it goes. A run folder comes of it, like that of any other."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from metagen import checkpoint, work
+from metagen.config import RunConfig
+from metagen.errors import UserError
+from metagen.evaluate import Method
+from metagen.learner import Learner
+from metagen.pool import Pool, one_thread
+from metagen.search.config import SweepConfig
+from metagen.search.inherit import inherited
+from metagen.search.judge import Judge
+from metagen.search.limits import Refused, check
+from metagen.search.space import Assignment
+from metagen.state import MetaState, initial_state
+from metagen.tasks.imageset import ImageSet
+from metagen.train import to_save, train
+
+TRIALS, CONFIG = "trials", "config.yaml"
+KEEP = 4
+"""Newest checkpoints of a trial: one that a population copies must still be there when the copy begins."""
+
+
+@dataclass(frozen=True)
+class Rung:
+    """A judgement of a trial that goes on."""
+
+    step: int
+    values: dict[str, Any]
+    """Objectives and what else is known: numbers and names, as they stand in the ledger."""
+    checkpoint: Path
+
+
+def folder_of(sweep: Path, number: int) -> Path:
+    """Where trial ``number`` lies: a run folder."""
+    return sweep / TRIALS / f"{number:04d}"
+
+
+def run_trial(
+    sweep: SweepConfig,
+    assignment: Assignment,
+    folder: Path,
+    images: ImageSet,
+    make_pool: Callable[[work.Parts], Pool],
+    begin: Path | None = None,
+    donor: Path | None = None,
+) -> Generator[Rung, None, None]:
+    """Train to the end, judging every ``sweep.every`` steps; each judgement has a checkpoint.
+
+    ``begin`` is the checkpoint to go on from, bit for bit if it is the trial's own; one of another trial, with other
+    outer hyperparameters, is taken over as it stands. ``donor`` is one to begin with the matching slices of. Raises
+    ``Refused`` if a limit is broken, ``UserError`` if the run diverges.
+    """
+    one_thread()
+    started = time.perf_counter()
+    config = sweep.make_space().config(assignment)
+    parts = work.build(config, images)
+    layout = parts.problem.network.layout
+    state = initial_state(parts.problem.network.initial, parts.policy, layout)
+    if begin is not None:
+        saved = checkpoint.load_checkpoint(begin)
+        saved.fits(layout)
+        state = saved.state
+    elif donor is not None:
+        state = _inheriting(state, parts, donor)
+    _write_config(folder, config)
+    judge = Judge.of(sweep.judge, images, config.episode.shots)
+    learner = Learner(config, layout, state)
+    latency = judge.latency(method(parts, state))
+    check("latency", latency, sweep.limits)
+    if state.step >= config.steps:  # killed between its last checkpoint and the word of it
+        assert begin is not None
+        yield _judged(judge, parts, learner.state, begin, latency, {}, started)
+        return
+    pool = make_pool(parts)
+    try:
+        first, begun = state.step, time.perf_counter()
+        for report in train(learner, pool):
+            if report.step - first == sweep.trial.warmup:
+                each = (time.perf_counter() - begun) / sweep.trial.warmup
+                check("seconds", each * config.steps, sweep.limits)
+            if report.step % sweep.every == 0 or report.step == config.steps:
+                path = folder / "checkpoints" / ("final" if report.step == config.steps else f"step-{report.step:06d}")
+                checkpoint.save_checkpoint(path, config, layout, to_save(learner, pool))
+                checkpoint.prune(folder, KEEP)
+                yield _judged(judge, parts, learner.state, path, latency, {"train_loss": report.loss}, started)
+                started = time.perf_counter()
+    finally:
+        pool.close()
+
+
+def method(parts: work.Parts, state: MetaState) -> Method:
+    """What is judged: the running mean, with the policy as it stands."""
+    device = parts.problem.network.device
+    return Method(parts.problem, state.mean.to(device), parts.policy, state.policy.to(device))
+
+
+def _judged(
+    judge: Judge, parts: work.Parts, state: MetaState, path: Path, latency: float, more: dict[str, Any], since: float
+) -> Rung:
+    before, after = judge.losses(method(parts, state))
+    if not math.isfinite(after):
+        raise UserError(f"step {state.step}: the loss on validation classes is {after}: the run has diverged")
+    values = {"loss": after, "loss_before": before, "latency": latency, "tasks": state.tasks, **more}
+    return Rung(state.step, {**values, "busy": time.perf_counter() - since}, path)
+
+
+def _inheriting(state: MetaState, parts: work.Parts, donor: Path) -> MetaState:
+    saved, layout = checkpoint.load_checkpoint(donor), parts.problem.network.layout
+    theta, _ = inherited(state.theta, layout, saved.state.mean, saved.names, saved.shapes)
+    return replace(state, theta=theta, mean=theta.clone())
+
+
+def _write_config(folder: Path, config: RunConfig) -> None:
+    """So that the trial is a run folder: ``metagen evaluate`` and ``sample`` take it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / CONFIG).write_text(config.to_yaml())
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror}): choose another --out") from None
+
+
+__all__ = ["KEEP", "Refused", "Rung", "folder_of", "method", "run_trial"]

@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from launch.preset import load_config
+from launch.sweeps import session
+from launch.sweeps.folder import load_sweep, presets
+from launch.sweeps.names import short_names
+from metagen.search.ledger import Ledger
+from metagen.search.limits import Refused, admitted
+from metagen.seeding import numpy_generator
+
+
+@pytest.fixture(scope="session")
+def sweep_yaml(tiny_sweep: Any, tiny_yaml: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny sweep as a file, beside the tiny run that it names as its base."""
+    path = tmp_path_factory.mktemp("sweep") / "tinysweep.yaml"
+    values = tiny_sweep(trials=3, search={"name": "random"}, schedule={"name": "none"}).model_dump(
+        mode="json", exclude_none=True, exclude={"name"}
+    )
+    shutil.copy(tiny_yaml, path.parent / "tiny.yaml")
+    path.write_text(yaml.safe_dump({**values, "base": "tiny.yaml"}, sort_keys=False))
+    return path
+
+
+@pytest.fixture(scope="session")
+def swept(ray_session: None, sweep_yaml: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished tiny sweep. Tests read it; one that writes takes a copy."""
+    folder = tmp_path_factory.mktemp("sweeps") / "tiny"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(session, "_ray", lambda sweep, address: nullcontext())  # the tests' Ray is there already
+        session.begin(load_sweep(str(sweep_yaml), ["concurrent=1"]), folder, None)
+    return folder
+
+
+@pytest.mark.parametrize("name", sorted(presets()))
+def test_a_packaged_sweep_can_be_and_so_can_a_tenth_of_its_networks(name: str) -> None:
+    sweep = load_sweep(name, ())
+    space, fine = sweep.make_space(), 0
+    for index in range(20):
+        try:
+            admitted(sweep, space, space.draw(numpy_generator("preset", index)))
+            fine += 1
+        except Refused:
+            continue
+    assert fine >= 2
+
+
+def test_the_laptops_limit_lets_the_quickstarts_network_through() -> None:
+    sweep = load_sweep("sweep-laptop", ())
+    same = {"generator.architecture.patch": 2, "levels": 2, "width": 64, "growth": 2.0, "attention_resolution": 0}
+    config, _ = admitted(sweep, sweep.make_space(), same)
+    assert config.generator == load_config("quickstart", (), None, None).generator.model_copy(
+        update={"architecture": config.generator.architecture}
+    )
+
+
+def test_a_dry_run_says_what_would_be_tried_and_writes_nothing(
+    metagen: Any, sweep_yaml: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = metagen("sweep", sweep_yaml, "--trials", 7, "--budget", "90m", "--dry-run")
+    assert done.code == 0, done.err
+    assert re.search(r"trials +7, each 6 outer steps, judged every 2: 3 times", done.out)
+    assert "1.5 h" in done.out
+    assert re.search(r"refused +\d+ of 40, before they cost anything", done.out)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nothere"], "unknown preset of a sweep 'nothere'"),
+        (["sttus"], "did you mean 'status'"),
+        (["SWEEP", "--set", "spacee.levels.range=[1, 2]"], "did you mean 'space'"),
+        (["SWEEP", "--set", "schedule.name=ahsa"], "asha"),
+        (["SWEEP", "--set", "base.seeed=1"], "did you mean 'seed'"),
+        (["SWEEP", "--set", "limits.parameters=10", "--dry-run"], "all of 40 proposals were refused"),
+        (["SWEEP", "--set", "judge.shots=500", "--dry-run"], "no class in split 'valid'"),
+        (["status", "EMPTY"], "not a sweep's folder"),
+        (["resume", "EMPTY"], "not a sweep's folder"),
+        (["report", "EMPTY"], "not a sweep's folder"),
+        (["best", "SWEPT", "--trial", "99"], "no such trial"),
+        (["SWEEP", "--out", "SWEPT"], "already holds a sweep"),
+    ],
+)
+def test_bad_input_is_one_line(
+    metagen: Any, sweep_yaml: Path, swept: Path, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    words = {"SWEEP": sweep_yaml, "EMPTY": tmp_path, "SWEPT": swept}
+    done = metagen("sweep", *[words.get(word, word) for word in arguments])
+    assert done.code == 2
+    assert len(done.errors) == 1, done.err
+    assert message in done.errors[0]
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("time", ["10", "0m", "1w", "-3h"])
+def test_a_time_needs_its_unit(metagen: Any, sweep_yaml: Path, time: str) -> None:
+    done = metagen("sweep", sweep_yaml, f"--budget={time}")
+    assert done.code == 2
+    assert "90s, 30m or 8h" in done.err
+
+
+def test_status_and_best_say_the_same_and_the_export_is_a_run(metagen: Any, swept: Path, tmp_path: Path) -> None:
+    status = metagen("sweep", "status", swept, "--once")
+    assert status.code == 0, status.err
+    assert "3 of 3: 3 complete" in status.out
+    best = re.search(r"best +trial (\d+), loss ([\d.]+)", status.out)
+    assert best
+    exported = tmp_path / "best.yaml"
+    done = metagen("sweep", "best", swept, "--export", exported)
+    assert f"trial {best[1]}: complete" in done.out
+    config = load_config(str(exported), (), None, None)
+    assert config.steps == 6
+    trained = metagen("train", exported, "--run-dir", tmp_path / "run", "--pool", "serial")
+    assert trained.code == 0, trained.err
+    state = (tmp_path / "run" / "checkpoints" / "final" / "state.safetensors").read_bytes()
+    trial = swept / "trials" / f"{int(best[1]):04d}" / "checkpoints" / "final" / "state.safetensors"
+    assert trial.read_bytes() == state
+
+
+def test_a_trial_is_a_run_folder(metagen: Any, swept: Path, tmp_path: Path) -> None:
+    done = metagen("sample", swept / "trials" / "0000", "--classes", 2, "--samples", 2, "--out", tmp_path / "a.png")
+    assert done.code == 0, done.err
+
+
+def test_the_report_is_one_page_that_needs_nothing_else(metagen: Any, swept: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(swept, tmp_path / "copy"))
+    done = metagen("sweep", "report", folder)
+    assert done.code == 0, done.err
+    page = (folder / "report.html").read_text()
+    assert not re.search(r"""(?:src|href)\s*=\s*["'](?!data:|#)""", page)
+    assert "@import" not in page
+    assert not re.search(r"url\((?!#)", page)
+    assert page.count("<svg") >= 5
+    assert page.count("data:image/png;base64,") == 3
+    assert "width=device-width" in page
+    for title in ("Best trials", "Learning curves", "Choices", "Which choice matters", "Cost", "Failed and refused"):
+        assert f"<h2>{title}</h2>" in page
+    assert {path.suffix for path in (folder / "report").iterdir()} == {".png"}
+
+
+def test_tensorboard_has_a_run_with_its_hyperparameters_for_every_trial(swept: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for number in range(3):
+        events = EventAccumulator(str(swept / "tensorboard" / f"{number:04d}"))
+        events.Reload()
+        assert [event.step for event in events.Scalars("loss")] == [2, 4, 6]
+        assert "hparams" in events.PluginTagToContent("hparams").__str__()
+
+
+def test_resuming_a_finished_sweep_says_so_and_a_running_one_is_left_alone(
+    metagen: Any, swept: Path, tmp_path: Path
+) -> None:
+    assert "complete: 3 trials" in metagen("sweep", "resume", swept).out
+    assert "does not run" in metagen("sweep", "stop", swept).out
+    folder = Path(shutil.copytree(swept, tmp_path / "copy"))
+    Ledger(folder).write("session", pid=os.getpid(), host=socket.gethostname())
+    done = metagen("sweep", "resume", folder)
+    assert done.code == 2
+    assert f"is being run by process {os.getpid()}" in done.errors[0]
+    Ledger(folder).write("session", pid=2**22 - 1, host=socket.gethostname())
+    assert "killed: continue with" in metagen("sweep", "status", folder).out
+
+
+def test_names_are_as_short_as_they_can_be() -> None:
+    names = short_names(["phases.0.outer.learning_rate", "phases.1.outer.learning_rate", "levels"])
+    assert names == {
+        "phases.0.outer.learning_rate": "0.outer.learning_rate",
+        "phases.1.outer.learning_rate": "1.outer.learning_rate",
+        "levels": "levels",
+    }

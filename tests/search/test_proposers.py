@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import pytest
+
+from metagen.errors import UserError
+from metagen.search.ledger import Ledger, Progress
+from metagen.search.models import Optuna, optional
+from metagen.search.proposers import proposer_of
+
+OUTER = {"phases.0.outer.learning_rate": {"loguniform": [0.001, 0.1]}, "ema": {"uniform": [0.0, 0.9]}}
+
+
+def _drive(sweep: Any, ledger: Ledger, loss: Callable[[dict[str, Any]], float], count: int) -> Any:
+    """Propose and judge ``count`` trials, as the driver does; every third ends early. Gives the proposer."""
+    proposer, (progress, place) = proposer_of(sweep, sweep.make_space()), ledger.read()
+    if progress.trials:
+        proposer.recall(progress)
+    for number in range(len(progress.trials), len(progress.trials) + count):
+        assignment = proposer.propose(number)
+        assert assignment is not None
+        facts = {"parameters": float(number), "flops": 1.0}
+        ledger.write("proposed", trial=number, attempt=number, assignment=assignment, facts=facts)
+        proposer.take(number)
+        result = {"step": 2, "rung": 1, "loss": loss(assignment)}
+        ledger.write("result", trial=number, **result)
+        proposer.judge(number, result)
+        ledger.write("stopped" if number % 3 == 2 and len(sweep.objectives) == 1 else "complete", trial=number)
+        progress, place = ledger.read(progress, place)
+        proposer.end(progress.trials[number])
+    return proposer
+
+
+def test_random_proposals_do_not_depend_on_what_was_interrupted(tiny_sweep: Any) -> None:
+    sweep = tiny_sweep(search={"name": "random"})
+    first, second = (proposer_of(sweep, sweep.make_space()) for _ in range(2))
+    all_of_them = [first.propose(attempt) for attempt in range(6)]
+    second.recall(Progress(attempts=3))
+    assert [second.propose(attempt) for attempt in range(3, 6)] == all_of_them[3:]
+    assert len({json.dumps(one) for one in all_of_them}) == 6
+
+
+def test_a_grid_ends(tiny_sweep: Any) -> None:
+    sweep = tiny_sweep(search={"name": "grid"}, space={"levels": {"range": [1, 3]}})
+    grid = proposer_of(sweep, sweep.make_space())
+    assert [grid.propose(attempt) for attempt in range(4)] == [{"levels": 1}, {"levels": 2}, {"levels": 3}, None]
+
+
+def test_a_grid_of_a_continuum_is_refused(tiny_sweep: Any) -> None:
+    sweep = tiny_sweep(search={"name": "grid"})
+    with pytest.raises(UserError, match="learning_rate: a grid needs choice or range"):
+        proposer_of(sweep, sweep.make_space())
+
+
+def _told(proposer: Optuna) -> list[tuple[Any, ...]]:
+    return [
+        (trial.state, trial.params, trial.values, trial.intermediate_values)
+        for trial in proposer.study.get_trials(deepcopy=False)
+    ]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"search": {"name": "tpe", "options": {"startup": 3}}},
+        {"search": {"name": "nsga2", "options": {"population": 4}}, "objectives": ["loss", "parameters"]},
+    ],
+)
+def test_a_recalled_study_knows_what_the_first_was_told(
+    tiny_sweep: Any, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    sweep = tiny_sweep(**{"schedule": {"name": "none"}, **changes})
+    ledger = Ledger(tmp_path)
+    ledger.write("session", pid=1, host="here")
+    first = _drive(sweep, ledger, lambda a: float(a["width"]), 7)
+    second = proposer_of(sweep, sweep.make_space())
+    second.recall(ledger.read()[0])
+    assert _told(second) == _told(first)
+    assert second.propose(7) is not None
+
+
+@pytest.mark.parametrize("search", [{"name": "tpe", "options": {"startup": 5}}, {"name": "bohb"}])
+def test_a_model_finds_the_bottom_of_a_bowl_also_after_a_break(
+    tiny_sweep: Any, tmp_path: Path, search: dict[str, Any]
+) -> None:
+    sweep = tiny_sweep(search=search, schedule={"name": "hyperband"}, space=OUTER)
+    ledger = Ledger(tmp_path)
+    ledger.write("session", pid=1, host="here")
+    for _ in range(2):
+        _drive(sweep, ledger, lambda a: abs(a["ema"] - 0.3), 20)
+    trials = list(ledger.read()[0].trials.values())
+    late = [trial.objective("loss") for trial in trials[25:]]
+    at_random = 0.225  # the median of |ema - 0.3| for a uniform ema in [0, 0.9]
+    assert median(late) < 0.5 * at_random
+
+
+def test_a_library_that_is_missing_is_named_with_the_command_that_installs_it() -> None:
+    with pytest.raises(UserError, match=r"search x needs no_such_library .*pip install 'metagen\[sweep\]'"):
+        optional("no_such_library", "search x")
