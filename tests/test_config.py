@@ -23,7 +23,7 @@ from metagen.errors import UserError
             "phases.1.outer.learning_rat: unknown key; did you mean 'learning_rate'?",
         ),
         ({"generator": {"architecture": {"width": [8]}}}, "generator.architecture.width: unknown key; did you mean"),
-        ({"pool": {"qqq": 1}}, "pool.qqq: unknown key; known: actors, address, backup, cpus,"),
+        ({"pool": {"qqq": 1}}, "pool.qqq: unknown key; known: actors, address,"),
         ({"policy": {"options": {"horizn": 3}}}, "horizn: unknown key; did you mean 'horizon'?"),
         (
             {"phases": [{"estimator": "fomaml", "options": {"query": {}}}]},
