@@ -17,6 +17,7 @@ from pathlib import Path
 import report_cluster
 import report_evidence as evidence
 import report_performance as performance
+import report_sweep
 from report_evidence import RESULTS, loss_table, result
 
 ROOT = Path(__file__).parent.parent
@@ -198,6 +199,9 @@ FIGURES: dict[str, Callable[[], str]] = {
     "overhead": report_cluster.overhead,
     "ceiling": report_cluster.ceiling,
     "outlook": report_cluster.outlook,
+    "sweep-search": report_sweep.search,
+    "sweep-inherit": report_sweep.inherit,
+    "sweep-synthetic": report_sweep.synthetic,
     "command-times": command_times,
     "bandwidth": bandwidth,
     "policy-table": policy_table,

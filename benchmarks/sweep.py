@@ -149,10 +149,9 @@ def swept(folder: Path, changes: list[str], budget: float, seed: int) -> Progres
     settings = [*changes, f"seed={seed}", "trials=500", f"budget={budget}"]
     if not (folder / "sweep.yaml").exists():
         words = [word for setting in settings for word in ("--set", setting)]
-        # 130: left when its time was spent, as it is meant to be.
-        done = subprocess.run(["metagen", "sweep", "sweep-laptop", "--out", str(folder), *words], check=False)
-        if done.returncode not in (0, 130):
-            raise SystemExit("a sweep failed")
+        metagen("sweep", "sweep-laptop", "--out", folder, *words)
+    elif Ledger(folder).read()[0].seconds < budget:
+        metagen("sweep", "resume", folder)
     return Ledger(folder).read()[0]
 
 

@@ -189,6 +189,9 @@ def _why(trial: Any) -> str:
     return lines[-1]
 
 
+SPENT = "its budget of time is spent"
+
+
 class _Leave(Stopper):
     """Asks Tune to leave: the budget is spent, or someone put the stop file there."""
 
@@ -204,7 +207,7 @@ class _Leave(Stopper):
         if self.file.exists():
             self.asked = "it was asked to stop"
         elif self.until is not None and time.monotonic() > self.until:
-            self.asked = "its budget of time is spent"
+            self.asked = SPENT
         return bool(self.asked)
 
 
@@ -280,10 +283,11 @@ def run_sweep(
     if proposals.failure is not None:
         record("left", reason=str(proposals.failure))
         raise proposals.failure
-    unfinished = progress.unfinished
-    record(
-        "left" if unfinished or leave.asked else "finished", reason=leave.asked or "interrupted" if unfinished else ""
-    )
+    whole = not progress.unfinished and (proposals.exhausted or len(progress.trials) >= sweep.trials)
+    if whole:
+        record("finished")
+    else:
+        record("left", reason=leave.asked or "interrupted")
     return progress
 
 

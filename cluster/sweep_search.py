@@ -33,6 +33,7 @@ class Proposals(Searcher):
         self.left = [trial.number for trial in progress.unfinished]
         self.running: set[str] = set()
         self.failure: UserError | None = None
+        self.exhausted = False
 
     def suggest(self, trial_id: str) -> Any:
         if self.sweep.concurrent is not None and len(self.running) >= self.sweep.concurrent:
@@ -56,6 +57,7 @@ class Proposals(Searcher):
             attempt = self.progress.attempts
             assignment = self.proposer.propose(attempt)
             if assignment is None:
+                self.exhausted = True
                 return False
             try:
                 _, facts = admitted(self.sweep, self.space, assignment)

@@ -172,7 +172,7 @@ def _ray(sweep: SweepConfig, address: str | None) -> Iterator[None]:
 
 
 def _run(sweep: SweepConfig, folder: Path, images: ImageSet) -> None:
-    from cluster.sweep import run_sweep
+    from cluster.sweep import SPENT, run_sweep
 
     console = Console(highlight=False, markup=False, emoji=False)
     console.print(f"{sweep.name} -> {folder}", style="bold", soft_wrap=True)
@@ -188,7 +188,9 @@ def _run(sweep: SweepConfig, folder: Path, images: ImageSet) -> None:
     ranked = progress.ranked(sweep.objectives[0])
     if ranked:
         console.print(f"best: trial {ranked[0].number}, {_objectives(sweep, ranked[0])}", soft_wrap=True)
-    if progress.state == "left":
+    if progress.reason == SPENT:  # as it was meant to end
+        console.print(f"{SPENT}: 'metagen sweep resume {folder} --budget ...' goes on", soft_wrap=True)
+    elif progress.state == "left":
         console.print(f"left: continue with 'metagen sweep resume {folder}'", soft_wrap=True)
         raise KeyboardInterrupt
     console.print(

@@ -74,6 +74,8 @@ class Progress:
     seconds: float = 0.0
     """Wall-clock of all sessions."""
     state: str = "not started"
+    reason: str = ""
+    """Why the newest session was left."""
     pid: int | None = None
     host: str = ""
     slots: int = 1
@@ -103,7 +105,7 @@ class Progress:
                 event["trial"], event["assignment"], event["facts"], donor=event.get("donor")
             )
         elif kind in ("left", "finished"):
-            self.state, self._began = kind, None
+            self.state, self.reason, self._began = kind, event.get("reason", ""), None
         if event.get("trial") in self.trials:
             _follow(self.trials[event["trial"]], kind, event)
 

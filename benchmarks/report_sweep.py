@@ -1,0 +1,62 @@
+"""What report.py writes of the benchmark of sweeps: what is found, what is inherited, what the driver bears."""
+
+from __future__ import annotations
+
+from statistics import fmean
+
+from report_cluster import result
+
+NAMES = {
+    "default": "`tpe` with `asha`",
+    "random": "`random` without a schedule",
+    "handmade": "the quickstart's network",
+}
+
+
+def unmeasured(part: str) -> str:
+    return f"Not measured yet: `python benchmarks/sweep.py {part}` writes `benchmarks/results/sweep_{part}.json`.\n"
+
+
+def search() -> str:
+    if not (values := result("sweep_search")):
+        return unmeasured("search")
+    lines = ["| network | trainings | loss on test classes | difference |", "|---|---|---|---|"]
+    for name in ("default", "random", "handmade"):
+        loss, minus = values["loss"][name], values["default_minus"].get(name)
+        apart = f"{minus['mean']:+.4f} ({minus['low']:+.4f}, {minus['high']:+.4f})" if minus else ""
+        trainings = len(values["trainings"][name])
+        row = f"{loss['mean']:.4f} ({loss['low']:.4f}, {loss['high']:.4f})"
+        lines.append(f"| {NAMES[name]} | {trainings} | {row} | {apart} |")
+    lost = fmean(sweep["share_not_training"] for sweep in values["sweeps"])
+    return (
+        f"Sweeps of `{values['preset']}`, {values['budget_seconds']:.0f} s each, {values['seeds']} seeds; the best "
+        f"network of each trained anew three times for {values['training_seconds']:.0f} s; losses of "
+        f"{values['test_classes']} test classes after {values['adaptation_steps']} adaptation steps; differences are "
+        "the first's minus the row's, paired by class; 95% intervals (`benchmarks/results/sweep_search.json`):\n\n"
+        + "\n".join(lines)
+        + "\n\n"
+        f"{lost:.0%} of the room for trials was not training and judging, but starting and scheduling.\n"
+    )
+
+
+def inherit() -> str:
+    if not (values := result("sweep_inherit")):
+        return unmeasured("inherit")
+    minus = values["inherited_minus_fresh"]
+    return (
+        f"The same {values['pairs']} proposals at random, {values['steps']} outer steps each, with weights inherited "
+        f"and without: the loss on validation classes differed by {minus['mean']:+.4f} ({minus['low']:+.4f}, "
+        f"{minus['high']:+.4f}) (`benchmarks/results/sweep_inherit.json`).\n"
+    )
+
+
+def synthetic() -> str:
+    if not (values := result("sweep_synthetic")):
+        return unmeasured("synthetic")
+    again, seconds = values["ended_trials_repeated"], values["seconds_before"] + values["seconds_after"]
+    return (
+        f"{values['trials']:,} trials that cost nothing took {seconds:.0f} s, "
+        f"{values['seconds_a_trial']:.2f} s each, with `tpe` and `asha`; the driver was killed after "
+        f"{values['killed_at']:,} and went on, with {again} of the ended trials repeated. Its memory reached "
+        f"{values['driver_peak_mib']:.0f} MiB (`benchmarks/results/sweep_synthetic.json`).\n"
+    )
