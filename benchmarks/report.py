@@ -16,6 +16,7 @@ from pathlib import Path
 
 import report_cluster
 import report_evidence as evidence
+import report_performance as performance
 import report_sweep
 from report_evidence import RESULTS, loss_table, result
 
@@ -205,6 +206,10 @@ FIGURES: dict[str, Callable[[], str]] = {
     "bandwidth": bandwidth,
     "policy-table": policy_table,
     "policy-transfer": transfer_table,
+    "inner-loop": performance.cases,
+    "inner-loop-memory": performance.memory,
+    "inner-loop-passes": performance.passes,
+    "inner-loop-estimators": performance.estimators,
 }
 
 

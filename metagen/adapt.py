@@ -2,21 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from metagen.flat import FlatNetwork
+from metagen.flat import FlatNetwork, Inputs
 from metagen.generators.family import Condition, Draw, Family
 from metagen.policies.policy import Gradient, Policy, Run, Solver
 from metagen.tasks.categories import Place, Sorter
+from metagen.tasks.episodes import Episode
 
 Noise = torch.Generator | Draw
 """The random numbers of losses, or the generator to draw them from."""
 
 Of = Callable[[nn.Module, Condition, Tensor, Draw], Tensor]
+
+
+class Look(NamedTuple):
+    """What one gradient is asked of: where, and of which images in which noise."""
+
+    parameters: Tensor
+    """``[P]``."""
+    condition: Condition
+    images: Tensor
+    """``[B, C, H, W]``."""
+    noise: Draw
+
+
+class Group(NamedTuple):
+    """Episodes that are adapted to in step with each other."""
+
+    episodes: Sequence[Episode]
+    rngs: Sequence[torch.Generator]
+
+
+Slope = tuple[float, Tensor]
+"""A mean loss, and its gradient ``[P]``."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +58,49 @@ class Problem:
     """Weight ``lambda`` of ``lambda / 2 |phi - theta|^2`` in the inner loss, which ties adaptation to its start."""
     sorter: Sorter | None = None
     """Sorts tasks into categories, for policies to choose by; None for none."""
+    exact: bool = True
+    """Second derivatives in float32, whatever dtype the network computes in."""
+    together: int = 1
+    """Tasks that the network computes at once: 1 is a loop over tasks, more a batch of networks (``paths.py``)."""
 
-    def gradient(self, parameters: Tensor, condition: Condition, images: Tensor, noise: Noise) -> tuple[float, Tensor]:
+    def groups(self, episodes: Sequence[Episode], rngs: Sequence[torch.Generator]) -> Iterator[Group]:
+        """Episodes with their generators of noise, as many as are computed at once."""
+        for first in range(0, len(episodes), self.together):
+            part = slice(first, first + self.together)
+            yield Group(episodes[part], rngs[part])
+
+    def gradients(self, looks: Sequence[Look]) -> list[Slope]:
+        """The ``gradient`` of each of ``looks``, in order; those alike in shape together, ``together`` at a time."""
+        alike: dict[object, list[int]] = defaultdict(list)
+        for index, look in enumerate(looks):
+            alike[look.images.shape, look.condition.support.shape, look.condition.members.shape].append(index)
+        found: dict[int, Slope] = {}
+        for indices in alike.values():
+            for first in range(0, len(indices), self.together):
+                some = indices[first : first + self.together]
+                asked = [looks[index] for index in some]
+                slopes = [self.gradient(*asked[0])] if len(some) == 1 else self._at_once(asked)
+                found.update(zip(some, slopes, strict=True))
+        return [found[index] for index in range(len(looks))]
+
+    def _at_once(self, looks: Sequence[Look]) -> list[Slope]:
+        """As ``gradients``, of looks alike in shape."""
+
+        def loss(module: nn.Module, inputs: Inputs) -> Tensor:
+            condition = Condition(inputs["support"], inputs["members"])
+            return self.family.losses(module, condition, inputs["images"], inputs["draw"]).mean()
+
+        device = self.network.device
+        inputs: Inputs = {
+            "support": torch.stack([look.condition.support for look in looks]).to(device),
+            "members": torch.stack([look.condition.members for look in looks]).to(device),
+            "images": torch.stack([look.images for look in looks]).to(device),
+            "draw": {name: torch.stack([look.noise[name] for look in looks]).to(device) for name in looks[0].noise},
+        }
+        losses, slopes = self.network.gradients(loss, torch.stack([look.parameters for look in looks]), inputs)
+        return list(zip(losses.tolist(), slopes.unbind(), strict=True))
+
+    def gradient(self, parameters: Tensor, condition: Condition, images: Tensor, noise: Noise) -> Slope:
         """Mean loss of ``images [B, C, H, W]`` and its gradient ``[P]`` at ``parameters [P]``."""
         self.network.load(parameters)
         loss = self.losses(self.network.module, condition, images, noise).mean()
@@ -48,7 +114,9 @@ class Problem:
 
     def differentiable_loss(self, parameters: Tensor, condition: Condition, images: Tensor, noise: Noise) -> Tensor:
         """Mean loss of ``images``, differentiable in ``parameters`` twice (see ``FlatNetwork.call``)."""
-        return self.network.call(lambda module: self.losses(module, condition, images, noise).mean(), parameters)
+        return self.network.call(
+            lambda module: self.losses(module, condition, images, noise).mean(), parameters, self.exact
+        )
 
     def differentiable_gradient(
         self, parameters: Tensor, condition: Condition, images: Tensor, noise: Noise
@@ -113,42 +181,50 @@ class Inner:
 
         ``differentiable``: exactly so in ``phi``, ``start``, ``run.vector`` and ``run.state``.
         """
-        policy, problem, count = self.policy, self.problem, len(self.condition.support)
-        if isinstance(policy, Solver):
-            return policy.solve(run, problem, phi, self.condition, rng)
+        if isinstance(self.policy, Solver):
+            return self.policy.solve(run, self.problem, phi, self.condition, rng)
+        take = self.problem.differentiable_gradient if differentiable else self.problem.gradient
+        return self.stepped(run, phi, step, [take(*look) for look in self.looks(phi, step, rng)])
+
+    def looks(self, phi: Tensor, step: int, rng: torch.Generator) -> list[Look]:
+        """What inner step ``step`` asks for at ``phi [P]``: one gradient, or those of two halves of the support set."""
+        condition, draws, count = self.condition, self.problem.draws, len(self.condition.support)
         # Halves share one draw of noise, so that their mean is the gradient of the whole set.
-        draw = problem.family.draw(count * problem.draws, rng)
-        halves = policy.wants_halves(step) and count > 1
-        rows = torch.randperm(count, generator=rng).tensor_split(2) if halves else (torch.arange(count),)
-        looks = [self._gradient(phi, part, draw, differentiable) for part in rows]
-        (loss, slope), *rest = looks
-        gradient = Gradient(slope, loss, self.condition.support, place=self.place)
+        draw = self.problem.family.draw(count * draws, rng)
+        if not (self.policy.wants_halves(step) and count > 1):
+            return [Look(phi, condition, condition.support.repeat_interleave(draws, dim=0), draw)]
+
+        def look(rows: Tensor) -> Look:
+            """Some of the support images, each conditioned on all the others."""
+            images = condition.support[rows].repeat_interleave(draws, dim=0)
+            mine = {name: value.unflatten(0, (-1, draws))[rows].flatten(0, 1) for name, value in draw.items()}
+            return Look(phi, Condition(condition.support, condition.members[rows]), images, mine)
+
+        return [look(rows) for rows in torch.randperm(count, generator=rng).tensor_split(2)]
+
+    def stepped(
+        self, run: Run, phi: Tensor, step: int, found: Sequence[tuple[float | Tensor, Tensor]]
+    ) -> tuple[Tensor, float]:
+        """As ``step``, with what its ``looks`` found."""
+        problem, support = self.problem, self.condition.support
+        (loss, slope), *rest = [
+            (torch.as_tensor(value, dtype=vector.dtype, device=vector.device), self._masked(vector))
+            for value, vector in found
+        ]
+        gradient = Gradient(slope, loss, support, place=self.place)
         if rest:
             [(other_loss, other)] = rest
-            share = len(rows[1]) / count
+            share = (len(support) // 2) / len(support)  # tensor_split makes the first half the larger
             loss = (1 - share) * loss + share * other_loss
             mean = torch.lerp(slope, other, share)
             gradient = gradient._replace(mean=mean, loss=loss, halves=(slope, other))
         if problem.proximal:
             pull = self._masked(problem.proximal * (phi - self.start))
             gradient = gradient._replace(mean=gradient.mean + pull)
-        after = policy.step(run, phi, gradient, step)
+        after = self.policy.step(run, phi, gradient, step)
         if problem.adapted is not None:  # whatever the policy does, the rest stays as it was
             after = torch.where(problem.adapted, after, phi)
         return after, float(gradient.loss.detach())
-
-    def _gradient(self, phi: Tensor, rows: Tensor, draw: Draw, differentiable: bool) -> tuple[Tensor, Tensor]:
-        """Loss and gradient of some of the support images, each conditioned on all the others."""
-        condition, problem = self.condition, self.problem
-        images = condition.support[rows].repeat_interleave(problem.draws, dim=0)
-        mine = {name: value.unflatten(0, (-1, problem.draws))[rows].flatten(0, 1) for name, value in draw.items()}
-        seen = Condition(condition.support, condition.members[rows])
-        if differentiable:
-            loss, slope = problem.differentiable_gradient(phi, seen, images, mine)
-        else:
-            value, slope = problem.gradient(phi, seen, images, mine)
-            loss = slope.new_tensor(value)
-        return loss, self._masked(slope)
 
     def _masked(self, slope: Tensor) -> Tensor:
         return slope if self.problem.adapted is None else slope * self.problem.adapted
@@ -172,11 +248,38 @@ def adapt(
     set. A policy that solves for the parameters gets the images instead. Once a policy has finished, the parameters
     stay and nothing more is computed. ``parameters`` is not changed.
     """
-    inner = Inner.of(problem, policy, parameters, support)
-    phi = parameters
-    loss = float("nan")
-    yield Step(0, phi, loss)
-    for step in range(steps):
-        if not run.finished:
-            phi, loss = inner.step(run, phi, step, rng)
-        yield Step(step + 1, phi, loss)
+    for [step] in adapt_all(problem, [parameters], [support], policy, [run], steps, [rng]):
+        yield step
+
+
+def adapt_all(
+    problem: Problem,
+    starts: Sequence[Tensor],
+    supports: Sequence[Tensor],
+    policy: Policy,
+    runs: Sequence[Run],
+    steps: int,
+    rngs: Sequence[torch.Generator],
+) -> Iterator[list[Step]]:
+    """``adapt`` of several tasks in step with each other: yields lists of steps, one a task.
+
+    What the tasks ask for at a step is computed together, in whatever way ``problem.gradients`` does it.
+    """
+    tasks = [Inner.of(problem, policy, *pair) for pair in zip(starts, supports, strict=True)]
+    now = [Step(0, start, float("nan")) for start in starts]
+    yield now
+    for k in range(steps):
+        live = [t for t, run in enumerate(runs) if not run.finished]
+        now = [replace(step, taken=k + 1) for step in now]
+        if isinstance(policy, Solver):
+            after = {t: tasks[t].step(runs[t], now[t].parameters, k, rngs[t]) for t in live}
+        else:
+            asked = {t: tasks[t].looks(now[t].parameters, k, rngs[t]) for t in live}
+            found = iter(problem.gradients([look for looks in asked.values() for look in looks]))
+            after = {
+                t: tasks[t].stepped(runs[t], now[t].parameters, k, [next(found) for _ in looks])
+                for t, looks in asked.items()
+            }
+        for t, (phi, loss) in after.items():
+            now[t] = Step(k + 1, phi, loss)
+        yield now

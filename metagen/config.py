@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import torch
 import yaml
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from metagen import algorithms, generators, policies
 from metagen.compatibility import refusal
@@ -168,6 +168,9 @@ class RunConfig(Strict):
     that time (``budget.py``); None for all of their steps, whatever they take."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Dtype of the network's passes; auto measures both on the device and takes the faster."""
+    together: PositiveInt | Literal["auto"] = "auto"
+    """Tasks of a piece of work that the network computes at once, each with parameters of its own; auto measures
+    what is fastest on the device. For estimators that adapt tasks in step with each other: fomaml and reptile."""
     device: str = "cpu"
     mode: Literal["sync", "async"] = "sync"
     """sync: a step is made of its own pieces of work, at a version that the config says: every run is the same bit for

@@ -12,6 +12,7 @@ import fnmatch
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,9 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from metagen.errors import UserError
+
+Inputs = Mapping[str, Any]
+"""What a loss is taken of: tensors, or mappings of them, by name."""
 
 
 @dataclass(frozen=True)
@@ -165,17 +169,32 @@ class FlatNetwork:
         loss.backward()
         return self._gradient.to(dtype, copy=True)
 
-    def call(self, function: Callable[[nn.Module], Tensor], parameters: Tensor) -> Tensor:
+    def gradients(
+        self, function: Callable[[nn.Module, Inputs], Tensor], parameters: Tensor, inputs: Inputs
+    ) -> tuple[Tensor, Tensor]:
+        """Of ``T`` tasks in one pass, each with parameters of its own: ``function(module, inputs[t])`` at
+        ``parameters[t]`` and its gradient there, ``[T]`` and ``[T, P]``. Tensors of ``inputs`` have a first axis ``T``.
+        """
+
+        def loss(vector: Tensor, mine: Inputs) -> Tensor:
+            return self._called(lambda module: function(module, mine), vector)
+
+        slopes, losses = torch.vmap(torch.func.grad_and_value(loss))(parameters.to(self.dtype), inputs)
+        return losses, slopes.to(parameters.dtype)
+
+    def call(self, function: Callable[[nn.Module], Tensor], parameters: Tensor, exact: bool = True) -> Tensor:
         """``function(module)`` with ``parameters [P]`` in place of the module's own, differentiable in them twice.
 
-        Computes in float32 where the network's dtype is bf16: a second derivative is a difference of first ones,
-        and bf16 has too few digits for that. Attention takes the plain formula: fused kernels have no second
-        derivative.
+        ``exact``: in float32 where the network's dtype is bf16, whose few digits a rule may blow up. Attention takes
+        the plain formula: fused kernels have no second derivative.
         """
-        dtype = torch.promote_types(self.dtype, torch.float32)
-        views = {f"module.{name}": view for name, view in self.layout.unflatten(parameters.to(dtype)).items()}
+        dtype = torch.promote_types(self.dtype, torch.float32) if exact else self.dtype
         with sdpa_kernel(SDPBackend.MATH):
-            result: Tensor = functional_call(self._applied, views, (function,))
+            return self._called(function, parameters.to(dtype))
+
+    def _called(self, function: Callable[[nn.Module], Tensor], parameters: Tensor) -> Tensor:
+        views = {f"module.{name}": view for name, view in self.layout.unflatten(parameters).items()}
+        result: Tensor = functional_call(self._applied, views, (function,))
         return result
 
 

@@ -73,7 +73,9 @@ def build_problem(config: RunConfig) -> Problem:
     adapted = None if patterns == ALL else network.layout.subset(patterns).to(network.device)
     found = config.categories.found
     sorter = Sorter(found) if found else None
-    return Problem(family, network, config.episode.draws, adapted, config.policy.proximal, sorter)
+    together = 1 if config.together == "auto" else config.together
+    draws, proximal = config.episode.draws, config.policy.proximal
+    return Problem(family, network, draws, adapted, proximal, sorter, together=together)
 
 
 def device_of(config: RunConfig) -> torch.device:

@@ -58,6 +58,7 @@ TINY: dict[str, Any] = {
     ],
     "ema": 0.5,
     "precision": "fp32",
+    "together": 1,
     "pool": {"kind": "serial"},
 }
 """Joint, then fomaml with learned step sizes, in milliseconds a step."""

@@ -34,6 +34,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "data": {"source": "stars:stars", "image_size": 16},
         "episode": {"shots": 2, "queries": 2, "draws": 1},
         "precision": "fp32",
+        "together": 1,
     }
     config["generator"]["architecture"] = {"widths": [16], "embedding": 16}
     for phase in config["phases"]:

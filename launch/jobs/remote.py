@@ -55,8 +55,9 @@ def _same(config: RunConfig, folder: Path) -> None:
 
 def _settled(config: RunConfig, began: RunConfig) -> RunConfig:
     """``config`` with what is left to the machine and the images as it was settled when the run ``began``."""
-    if config.precision == "auto":
-        config = config.model_copy(update={"precision": began.precision})
+    for measured in ("precision", "together"):
+        if getattr(config, measured) == "auto":
+            config = config.model_copy(update={measured: getattr(began, measured)})
     if config.categories.most == began.categories.most and config.categories.found is None:
         config = config.model_copy(update={"categories": began.categories})
     if config.budget is not None and began.budget is None and len(config.phases) <= began.steps <= config.steps:

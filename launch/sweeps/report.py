@@ -107,7 +107,7 @@ def _section(title: str, body: str) -> str:
 
 def _table(sweep: SweepConfig, trials: list[Tried], names: dict[str, str]) -> str:
     """One column a trial: so that many choices stay readable on a narrow page."""
-    rows = [
+    rows: list[tuple[str, list[str]]] = [
         ("loss", [f"{t.objective('loss'):.4f}" for t in trials]),
         ("state", [t.status for t in trials]),
         ("step", [str(t.step) for t in trials]),

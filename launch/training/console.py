@@ -40,6 +40,7 @@ class Console:
         self.line(
             f"  generator  {config.generator.family}, {network.size:,} parameters in {len(network.layers)} layers, "
             f"{config.precision} on {config.device}"
+            + (f", {config.together} tasks at once" if parts.problem.together > 1 else "")
         )
         phases = ", then ".join(f"{phase.estimator} x {phase.steps}" for phase in config.phases)
         self.line(f"  learner    {phases}; policy {config.policy.name}; {who}")

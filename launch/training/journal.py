@@ -75,6 +75,7 @@ def facts(config: RunConfig, pool: str, workers: int) -> dict[str, Any]:
         "name": config.name,
         "seed": config.seed,
         "precision": config.precision,
+        "together": config.together,
         "pool": pool,
         "workers": workers,
         "command": sys.argv[1:],

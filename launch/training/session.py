@@ -16,6 +16,7 @@ from launch.training import run_folder
 from launch.training.board import Board
 from launch.training.console import Console
 from launch.training.journal import Journal
+from launch.training.profiling import trace_pieces, traced
 from metagen import checkpoint, quarantine, tasks, work
 from metagen.budget import fit
 from metagen.config import CrewConfig, RunConfig, actor_range
@@ -67,8 +68,8 @@ def _crew(config: CrewConfig, device: str | None) -> Crew:
     return Crew(least, most, config.cpus, config.gpus, device)
 
 
-def start(config: RunConfig, folder: Path, workers: Workers) -> None:
-    """Begin a new run in ``folder``."""
+def start(config: RunConfig, folder: Path, workers: Workers, profiled: bool = False) -> None:
+    """Begin a new run in ``folder``; ``profiled`` writes traces of where the time goes into it."""
     run_folder.check_free(folder)
     store = run_folder.open_store(config)
     if store and store.read(run_folder.CONFIG):
@@ -90,7 +91,7 @@ def start(config: RunConfig, folder: Path, workers: Workers) -> None:
         run_folder.create(folder, config)
         if store:
             store.write(run_folder.CONFIG, config.to_yaml().encode())
-        _drive(learner, parts, make_pool(parts), folder, workers, store)
+        _drive(learner, parts, make_pool(parts), folder, workers, store, profiled)
 
 
 def proceed(folder: Path, workers: Workers) -> None:
@@ -127,7 +128,13 @@ def proceed(folder: Path, workers: Workers) -> None:
 
 
 def _drive(
-    learner: Learner, parts: work.Parts, pool: Pool, folder: Path, workers: Workers, store: Store | None
+    learner: Learner,
+    parts: work.Parts,
+    pool: Pool,
+    folder: Path,
+    workers: Workers,
+    store: Store | None,
+    profiled: bool = False,
 ) -> None:
     """Run the loop to its end, logging and saving; a signal stops it between two steps."""
     config, layout = learner.config, learner.layout
@@ -167,7 +174,12 @@ def _drive(
             console,
         ):
             journal.start(learner.state.step, workers.kind, workers.count)
-            for report in train(learner, pool):
+            reports = train(learner, pool)
+            if profiled:
+                for path in trace_pieces(parts, learner.snapshot(), folder):
+                    console.line(f"profile: {path}")
+                reports = traced(reports, folder)
+            for report in reports:
                 console.write(report)
                 board.write(report, learner.state)
                 journal.step(report)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ def pool_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--run-dir", type=click.Path(path_type=Path), help="Where the run is kept.  [default: runs/NAME]")
 @click.option("--store", metavar="URL", help="Copy checkpoints to s3://BUCKET/FOLDER or gs://BUCKET/FOLDER too.")
 @pool_options
+@click.option("--profile", is_flag=True, help="Write traces of where the time goes to RUN_DIR/profile.")
 @click.option("--dry-run", is_flag=True, help="Check and print the config, then stop.")
 def train(
     source: str,
@@ -56,6 +58,7 @@ def train(
     pool: str | None,
     actors: str | None,
     address: str | None,
+    profile: bool,
     dry_run: bool,
 ) -> None:
     """Meta-train a generator from a preset or a config file.
@@ -68,6 +71,8 @@ def train(
       metagen train standard --actors 4 --seed 1
       metagen train quickstart --set episode.shots=3 --set phases.0.outer.learning_rate=0.01
     """
+    if profile:  # before torch is loaded: its profiler would write lines of its own between those of the run
+        os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     from launch.preset import load_config
     from launch.training import run_folder
     from launch.training.session import Workers, start
@@ -79,7 +84,7 @@ def train(
         click.echo(config.to_yaml(), nl=False)
         return
     folder = run_dir or run_folder.default_folder(config)
-    start(config, folder, Workers.choose(config, pool, actors, address))
+    start(config, folder, Workers.choose(config, pool, actors, address), profile)
 
 
 @click.command()

@@ -49,7 +49,11 @@ class Needs:
 
 
 class Estimator(Protocol):
-    """One way to estimate how the meta-parameters should move, from a few episodes."""
+    """One way to estimate how the meta-parameters should move, from a few episodes.
+
+    Its class has ``Options``, ``needs``, and ``together = True`` where it adapts to several episodes in step with each
+    other (``Problem.groups``), so that they can be computed at once.
+    """
 
     def estimate(
         self,

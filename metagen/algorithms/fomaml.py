@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from metagen.adapt import Problem, adapt
+from metagen.adapt import Problem, adapt_all
 from metagen.algorithms.estimator import Estimate, Needs
 from metagen.algorithms.query import Query, QueryOptions, add
 from metagen.policies.policy import Policy, Run
@@ -20,6 +20,7 @@ class Fomaml:
 
     Options = QueryOptions
     needs = Needs(gradient_steps=True)
+    together = True
 
     def __init__(self, options: QueryOptions) -> None:
         self.weights, self.query_draws = options.weights, options.query_draws
@@ -36,19 +37,24 @@ class Fomaml:
     ) -> Estimate:
         gradient, policy_gradient = torch.zeros_like(theta), torch.zeros_like(policy_vector)
         metrics: dict[str, float] = {"loss": 0.0, "support_loss": 0.0}
-        for episode, rng in zip(episodes, rngs, strict=True):
-            run = Run(policy_vector, problem.network.layers, traced=True)
-            query = Query(problem, episode, self.query_draws, rng)
-            slopes: list[tuple[int, Tensor]] = []
-            for step in adapt(problem, theta, episode.support, policy, run, self.steps, rng):
-                if step.taken in self.weights:
-                    loss, slope = query.gradient(step.parameters)
-                    slopes.append((step.taken, self.weights[step.taken] * slope))
-                    add(metrics, f"query_loss/{step.taken}", loss / len(episodes))
-                    add(metrics, "loss", self.weights[step.taken] * loss / len(episodes))
-                if step.taken == self.steps and self.steps:
-                    add(metrics, "support_loss", step.support_loss / len(episodes))
-            for _, slope in slopes:
-                gradient += slope / len(episodes)
-            policy_gradient += policy.hypergradient(run, slopes) / len(episodes)
+        share = 1 / len(episodes)
+        for group in problem.groups(episodes, rngs):
+            runs = [Run(policy_vector, problem.network.layers, traced=True) for _ in group.episodes]
+            queries = [Query(problem, episode, self.query_draws, rng) for episode, rng in zip(*group, strict=True)]
+            slopes: list[list[tuple[int, Tensor]]] = [[] for _ in runs]
+            starts, supports = [theta] * len(runs), [episode.support for episode in group.episodes]
+            for now in adapt_all(problem, starts, supports, policy, runs, self.steps, group.rngs):
+                k = now[0].taken
+                if k in self.weights:
+                    looks = [query.look(step.parameters) for query, step in zip(queries, now, strict=True)]
+                    for mine, (loss, slope) in zip(slopes, problem.gradients(looks), strict=True):
+                        gradient.add_(slope, alpha=share * self.weights[k])
+                        mine.append((k, self.weights[k] * slope))
+                        add(metrics, f"query_loss/{k}", share * loss)
+                        add(metrics, "loss", share * self.weights[k] * loss)
+                if k == self.steps and self.steps:
+                    for step in now:
+                        add(metrics, "support_loss", share * step.support_loss)
+            for run, mine in zip(runs, slopes, strict=True):
+                policy_gradient += share * policy.hypergradient(run, mine)
         return Estimate(gradient, policy_gradient, metrics)

@@ -29,6 +29,10 @@ class MamlOptions(QueryOptions):
     once through everything."""
     checkpoints: Literal["all", "sqrt"] = "all"
     """Points of the path that the adjoint stores: all, or one in ``sqrt(K)``, walking the rest again."""
+    derivative: Literal["fp32", "network"] = "fp32"
+    """Digits of second derivatives: float32, or those that the network computes in. In bf16 that is faster and, for
+    steps that are linear in the gradient (sgd, momentum), right to about a hundredth; where a rule divides by what
+    may be next to nothing, as adam does in its first steps, it is not right at all."""
 
 
 class Point(NamedTuple):
@@ -49,7 +53,8 @@ class Maml:
         dg    <- dg + [d F_k / d g]^T (v, u)
 
     For SGD at rate ``a`` the first line is ``v - a H v + ...``: one Hessian-vector product a step, reverse over
-    reverse. The inner loop runs in the network's dtype; the walk back is in float32 at the points it went through.
+    reverse. The inner loop runs in the network's dtype; the walk back is in float32 (``derivative``) at the points it
+    went through.
     """
 
     Options = MamlOptions
@@ -57,6 +62,7 @@ class Maml:
 
     def __init__(self, options: MamlOptions) -> None:
         self.weights, self.query_draws, self.by = options.weights, options.query_draws, options.by
+        self.exact = options.derivative == "fp32"
         self.steps = max(self.weights)
         self.every = max(1, math.isqrt(self.steps)) if options.checkpoints == "sqrt" else 1
 
@@ -71,6 +77,7 @@ class Maml:
     ) -> Estimate:
         gradient, policy_gradient = torch.zeros_like(theta), torch.zeros_like(policy_vector)
         metrics: dict[str, float] = {"loss": 0.0, "support_loss": 0.0}
+        problem = replace(problem, exact=self.exact)
         take = self._unrolled if self.by == "unroll" else self._adjoint
         for episode, rng in zip(episodes, rngs, strict=True):
             query = Query(problem, episode, self.query_draws, rng)

@@ -6,7 +6,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from metagen.adapt import Problem
+from metagen.adapt import Look, Problem
 from metagen.generators.family import Condition
 from metagen.strict import Strict
 from metagen.tasks.episodes import Episode
@@ -44,22 +44,23 @@ class Query:
         self.problem = problem
         self.condition = Condition.of_tasks(episode.support[None])
         self.images = episode.query.repeat_interleave(draws, dim=0)
-        self._noise = rng.get_state()
+        self.noise = problem.family.draw(len(self.images), replayed(rng.get_state()))
+
+    def look(self, phi: Tensor) -> Look:
+        """What ``gradient`` asks for at ``phi [P]``."""
+        return Look(phi, self.condition, self.images, self.noise)
 
     def gradient(self, phi: Tensor) -> tuple[float, Tensor]:
         """Mean loss and its gradient ``[P]`` at ``phi [P]``."""
-        return self.problem.gradient(phi, self.condition, self.images, self._bank())
+        return self.problem.gradient(*self.look(phi))
 
     def loss(self, phi: Tensor) -> float:
         """Mean loss at ``phi [P]``."""
-        return float(self.problem.loss(phi, self.condition, self.images, self._bank()).mean())
+        return float(self.problem.loss(*self.look(phi)).mean())
 
     def differentiable_loss(self, phi: Tensor) -> Tensor:
         """Mean loss, differentiable in ``phi [P]``."""
-        return self.problem.differentiable_loss(phi, self.condition, self.images, self._bank())
-
-    def _bank(self) -> torch.Generator:
-        return replayed(self._noise)
+        return self.problem.differentiable_loss(*self.look(phi))
 
 
 def replayed(state: Tensor) -> torch.Generator:

@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from metagen.adapt import Problem, adapt
+from metagen.adapt import Problem, adapt_all
 from metagen.algorithms.estimator import Estimate, Needs
 from metagen.policies.policy import Policy, Run
 from metagen.strict import Strict
@@ -27,6 +27,7 @@ class Reptile:
 
     Options = ReptileOptions
     needs = Needs(gradient_steps=True)
+    together = True
 
     def __init__(self, options: ReptileOptions) -> None:
         self.steps = options.inner_steps
@@ -42,15 +43,18 @@ class Reptile:
     ) -> Estimate:
         gradient = torch.zeros_like(theta)
         first = last = 0.0
-        for episode, rng in zip(episodes, rngs, strict=True):
-            run = Run(policy_vector, problem.network.layers)
-            images = torch.cat([episode.support, episode.query])
-            for step in adapt(problem, theta, images, policy, run, self.steps, rng):
-                if step.taken == 1:
-                    first += step.support_loss / len(episodes)
-                if step.taken == self.steps:
-                    last += step.support_loss / len(episodes)
-                    gradient += (theta - step.parameters) / len(episodes)
+        share = 1 / len(episodes)
+        for group in problem.groups(episodes, rngs):
+            runs = [Run(policy_vector, problem.network.layers) for _ in group.episodes]
+            starts = [theta] * len(runs)
+            images = [torch.cat([episode.support, episode.query]) for episode in group.episodes]
+            for now in adapt_all(problem, starts, images, policy, runs, self.steps, group.rngs):
+                for step in now:
+                    if step.taken == 1:
+                        first += share * step.support_loss
+                    if step.taken == self.steps:
+                        last += share * step.support_loss
+                        gradient += share * (theta - step.parameters)
         # Reptile has no query loss; the loss on the episode's images before the first step stands for it.
         metrics = {"loss": first, "query_loss/0": first, "support_loss": last}
         return Estimate(gradient, torch.zeros_like(policy_vector), metrics)

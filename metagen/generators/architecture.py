@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from pydantic import model_validator
 
 from metagen.strict import Strict
 
+Network = Literal["unet", "mlp"]
 Activation = Literal["relu", "silu", "gelu", "leaky_relu", "tanh"]
 Normalisation = Literal["group", "layer", "none"]
 Resampling = Literal["conv", "pool"]
@@ -18,11 +20,15 @@ SetConditioning = Literal["none", "vector", "spatial"]
 class ArchitectureConfig(Strict):
     """The structure of a generator's network: what a sweep samples.
 
-    The network is an encoder-decoder over ``len(widths)`` resolutions. ``patch`` folds
+    The network is an encoder-decoder over ``len(widths)`` resolutions (``unet``). ``patch`` folds
     ``patch x patch`` pixels into channels before the first convolution, so the finest level works at
     ``image_size / patch``; each further level halves the resolution.
+
+    Or it is a perceptron over all pixels at once (``mlp``) with a hidden layer of each of ``widths``: for small images
+    and many tasks.
     """
 
+    network: Network = "unet"
     patch: Literal[1, 2, 4] = 2
     widths: tuple[int, ...] = (64, 128)
     """Channels at each level, finest first."""
@@ -72,3 +78,17 @@ class ArchitectureConfig(Strict):
                 f"image_size {size} is not a multiple of {factor} (patch {self.patch}, {len(self.widths)} levels): "
                 "use fewer levels, a smaller patch or another image size"
             )
+
+    def check_convolutional(self, family: str) -> None:
+        """Raise ``ValueError`` if the network is not made of convolutions, as those of ``family`` are."""
+        self.check_fixed({"network": ("unet", "which is made of convolutions")}, f"family {family}")
+
+    def check_fixed(self, fixed: Mapping[str, tuple[Any, str]], owner: str) -> None:
+        """Raise ``ValueError`` that names all fields with other values than ``fixed`` leaves, and why."""
+        wrong = [
+            f"{name}: {getattr(self, name)} does not fit {owner}, {why}: set it to {str(value).lower()}"
+            for name, (value, why) in fixed.items()
+            if getattr(self, name) != value
+        ]
+        if wrong:
+            raise ValueError("generator.architecture." + "; ".join(wrong))

@@ -8,6 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from metagen.generators import mlp
 from metagen.generators.architecture import ArchitectureConfig
 from metagen.generators.family import Condition, Family
 from metagen.generators.network import Features, SetConditionedUNet, context_of, prepared, wide
@@ -37,12 +38,16 @@ class Denoiser(Family):
     least_squares = "out"
 
     def __init__(self, arch: ArchitectureConfig, options: DenoiserOptions, channels: int, image_size: int) -> None:
-        arch.check_image_size(image_size)
+        if arch.network == "mlp":
+            mlp.check(arch, type(self).__name__.lower())
+        else:
+            arch.check_image_size(image_size)
         self.arch, self.options = arch, options
         self.channels, self.image_size = channels, image_size
 
     def build(self) -> nn.Module:
-        return SetConditionedUNet(self.arch, self.channels, self.image_size)
+        network = mlp.SetConditionedMlp if self.arch.network == "mlp" else SetConditionedUNet
+        return network(self.arch, self.channels, self.image_size)
 
     def noise(self, count: int, rng: torch.Generator) -> Tensor:
         """Unit noise ``[count, C, H, W]``."""

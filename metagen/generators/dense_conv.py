@@ -14,6 +14,7 @@ from metagen.generators.family import Condition, Draw, Family
 from metagen.generators.network import ACTIVATIONS, conv, norm, prepared, wide
 
 FIXED: dict[str, tuple[Any, str]] = {
+    "network": ("unet", "it has convolutions and dense layers of its own"),
     "patch": (1, "it reads single pixels"),
     "blocks": (1, "it has one convolution for each of widths"),
     "resampling": ("conv", "it works at one resolution and resamples nothing"),
@@ -39,13 +40,7 @@ class DenseConv(Family):
     metric = "binary cross-entropy (nats a pixel)"
 
     def __init__(self, arch: ArchitectureConfig, options: None, channels: int, image_size: int) -> None:
-        wrong = [
-            f"{name}: {getattr(arch, name)} does not fit family dense-conv, {why}: set it to {str(value).lower()}"
-            for name, (value, why) in FIXED.items()
-            if getattr(arch, name) != value
-        ]
-        if wrong:
-            raise ValueError("generator.architecture." + "; ".join(wrong))
+        arch.check_fixed(FIXED, "family dense-conv")
         self.arch = arch
         self.channels, self.image_size = channels, image_size
 

@@ -64,6 +64,7 @@ class Gan(Family):
     metric = f"energy score of {SCORED} images (rms of pixels in [-1, 1])"
 
     def __init__(self, arch: ArchitectureConfig, options: GanOptions, channels: int, image_size: int) -> None:
+        arch.check_convolutional("gan")
         arch.check_image_size(image_size)
         self.arch, self.options = arch, options
         self.channels, self.image_size = channels, image_size

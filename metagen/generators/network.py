@@ -177,7 +177,13 @@ def compute_dtype(network: nn.Module) -> torch.dtype:
 
 def prepared(network: nn.Module, images: Tensor) -> Tensor:
     """``images [B, C, H, W]`` as a network reads them: in its dtype, channels last."""
-    return images.to(compute_dtype(network)).contiguous(memory_format=torch.channels_last)
+    return channels_last(images.to(compute_dtype(network)))
+
+
+def channels_last(maps: Tensor) -> Tensor:
+    """``maps [B, C, H, W]`` with the channels of a pixel side by side in memory, as fast kernels read them."""
+    # As a permutation: within torch.vmap there is no memory format to ask for.
+    return maps.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
 
 
 def wide(values: Tensor) -> Tensor:
@@ -195,11 +201,12 @@ def time_features(time: Tensor, size: int) -> Tensor:
 class SetConditioned(nn.Module):
     """A network that a support set can be shown to, through the set encoder ``set`` if it has one."""
 
-    set: SetEncoder | None
+    set: nn.Module | None
 
     def encode(self, images: Tensor) -> Features:
         """Features of each support image ``[N, C, H, W]``: a map a level, then a vector."""
-        return [] if self.set is None else self.set(images)
+        features: Features = [] if self.set is None else self.set(images)
+        return features
 
 
 class SetConditionedUNet(SetConditioned):
@@ -276,8 +283,7 @@ def pool(features: Features, members: Tensor) -> Features:
         if feature.ndim == 4:
             variance = torch.tensordot(w, feature.square(), dims=1) - mean.square()
             # The floor keeps the root's slope finite where a set of one image has no spread.
-            mean = torch.cat([mean, variance.clamp_min(1e-4).sqrt()], dim=1)
-            mean = mean.contiguous(memory_format=torch.channels_last)
+            mean = channels_last(torch.cat([mean, variance.clamp_min(1e-4).sqrt()], dim=1))
         pooled.append(mean)
     return pooled
 

@@ -53,6 +53,7 @@ class Vae(Family):
     Options = VaeOptions
 
     def __init__(self, arch: ArchitectureConfig, options: VaeOptions, channels: int, image_size: int) -> None:
+        arch.check_convolutional("vae")
         arch.check_image_size(image_size)
         self.arch, self.options = arch, options
         self.channels, self.image_size = channels, image_size

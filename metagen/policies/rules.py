@@ -7,10 +7,12 @@ whatever the number of layers; ``muon`` alone looks at convolution kernels one b
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.optim.adam import adam
 
 from metagen.errors import nearest
 from metagen.flat import Layers
@@ -56,11 +58,25 @@ class Adam:
         self.beta1, self.beta2, self.epsilon = beta1, beta2, epsilon
 
     def __call__(self, state: State, gradient: Tensor, step: int, layers: Layers) -> Tensor:
+        if not any(value.requires_grad for value in (gradient, *state.values())):
+            return self._fused(state, gradient, step)
         m = state["first"] = torch.lerp(_last(state, "first", gradient), gradient, 1 - self.beta1)
         decayed = _last(state, "second", gradient) * self.beta2
         v = state["second"] = torch.addcmul(decayed, gradient, gradient, value=1 - self.beta2)
         correction1, correction2 = 1 - self.beta1 ** (step + 1), 1 - self.beta2 ** (step + 1)
         return m / ((safe_root(v) * correction2**-0.5 + self.epsilon) * correction1)
+
+    def _fused(self, state: State, gradient: Tensor, step: int) -> Tensor:
+        """The same in one pass over memory instead of ten, where nothing is to be differentiated."""
+        direction, taken = torch.zeros_like(gradient), torch.tensor(float(step), device=gradient.device)
+        m = state["first"] = _last(state, "first", gradient).clone()
+        v = state["second"] = _last(state, "second", gradient).clone()
+        # A step of size -1 from 0 is the direction.
+        kernel = partial(
+            adam, [direction], [gradient], [m], [v], [], [taken], fused=True, amsgrad=False, maximize=False
+        )
+        kernel(lr=-1.0, beta1=self.beta1, beta2=self.beta2, eps=self.epsilon, weight_decay=0.0)
+        return direction
 
 
 class Sign:

@@ -20,6 +20,7 @@ from metagen.seeding import torch_generator
 
 FAMILIES = sorted(REGISTRY)
 FIELDS: dict[str, list[Any]] = {
+    "network": ["mlp"],
     "patch": [1, 2, 4],
     "widths": [[32], [24, 40], [16, 32, 64]],
     "blocks": [2],

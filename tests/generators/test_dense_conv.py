@@ -13,6 +13,7 @@ from metagen.seeding import torch_generator
 from metagen.work import build_problem
 
 OTHER = {
+    "network": "mlp",
     "patch": 2,
     "blocks": 2,
     "resampling": "pool",

@@ -21,6 +21,7 @@ def _smaller(preset: str, data: Path) -> list[object]:
         f"data={{source: npz, path: '{data}', image_size: 16}}",
         "episode={shots: 3, queries: 2, draws: 1}",
         "precision=fp32",
+        "together=1",
         "generator.architecture.embedding=16",
         f"generator.architecture.widths={[16] * len(config.generator.architecture.widths)}",
     ]

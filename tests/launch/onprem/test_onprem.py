@@ -27,6 +27,7 @@ RUN: dict[str, Any] = {
     "episode": {"shots": 3, "queries": 2, "draws": 1},
     "generator": {"architecture": {"patch": 4, "widths": [16], "embedding": 16}},
     "precision": "fp32",
+    "together": 1,
     "phases": [{"estimator": "joint", "steps": 150, "items": 6, "tasks": 2, "outer": {"warmup": 1}}],
     "log": {"checkpoint_every": 20},
     "pool": {"backup": 0},  # what the lost host holds is missed, not done by another long before
