@@ -15,6 +15,10 @@ from metagen.errors import UserError
 from metagen.pool import Crew, available_cores
 
 PROBE_SECONDS = 5.0
+ACTOR_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+"""What an actor's process must have set before it starts: one compute thread, no telemetry."""
+
+_started_here = False
 
 
 def start_ray(address: str | None, crews: Sequence[Crew]) -> None:
@@ -36,10 +40,7 @@ def start_ray(address: str | None, crews: Sequence[Crew]) -> None:
             fix = f"use --actors {most}" if most else f"lower pool.cpus to {cores} or less"
             raise UserError(f"{actors} actors of {each:g} cores on {cores}: {fix}")
         ensure_private()
-        # "local": a cluster that happens to run on this machine is joined only if it is asked for.
-        ray.init(
-            address="local", num_cpus=cores, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
-        )
+        _start_local(cores, preload=2 * cpus >= cores)
         return
     _probe(address)
     try:
@@ -57,9 +58,29 @@ def start_ray(address: str | None, crews: Sequence[Crew]) -> None:
             )
 
 
+def _start_local(cores: int, preload: bool) -> None:
+    """Start Ray here. Its processes get what actors need in their environment, and with it Ray can make actors of those
+    that it starts beforehand, one a core: with ``preload`` they import it while the driver still measures and plans.
+    """
+    global _started_here
+    os.environ.update(ACTOR_ENVIRONMENT)
+    if preload:
+        os.environ.setdefault("RAY_preload_python_modules", "cluster.actor")
+    # "local": a cluster that happens to run on this machine is joined only if it is asked for.
+    ray.init(address="local", num_cpus=cores, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    _started_here = True
+
+
+def actor_environment() -> dict[str, str]:
+    """What Ray has to set for an actor: nothing where ``start_ray`` has seen to it, since that costs a new process."""
+    return {} if _started_here else ACTOR_ENVIRONMENT
+
+
 def stop_ray() -> None:
     """Leave the cluster; a Ray that ``start_ray`` started on this machine ends with it."""
+    global _started_here
     ray.shutdown()
+    _started_here = False
 
 
 def _probe(address: str) -> None:

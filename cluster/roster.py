@@ -13,6 +13,7 @@ import ray
 from ray.exceptions import RayActorError, RayTaskError
 
 from cluster.actor import Actor
+from cluster.connect import actor_environment
 from metagen.config import RunConfig
 from metagen.errors import UserError
 from metagen.pool import Crew
@@ -148,7 +149,9 @@ class Roster:
         crew, config = member.crew, self.config
         if crew.device is not None:
             config = config.model_copy(update={"device": crew.device})
-        options = {"num_cpus": crew.cpus, "num_gpus": crew.gpus, "runtime_env": {"env_vars": _environment()}}
+        options: dict[str, Any] = {"num_cpus": crew.cpus, "num_gpus": crew.gpus}
+        if environment := actor_environment():
+            options["runtime_env"] = {"env_vars": environment}
         member.handle = self._begin(member.name, config.model_dump(mode="json"), options)
         member.preparing = member.handle.prepare.remote([self._images])
 
@@ -195,8 +198,3 @@ def reason(error: RayTaskError) -> Exception:
     """What went wrong at an actor, as if it had happened here: a user's mistake, or a bug with its traceback."""
     cause: Exception = error.cause
     return cause if isinstance(cause, UserError) else error.as_instanceof_cause()
-
-
-def _environment() -> dict[str, str]:
-    """What an actor's process must have set before it starts: one compute thread, no telemetry."""
-    return {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import replace
 
 import torch
 
 from metagen import work
 from metagen.config import RunConfig
+from metagen.paths import timed
 from metagen.records import Snapshot, packed
 
 OVERHEAD = 1.12
@@ -43,8 +43,5 @@ def _item_seconds(parts: work.Parts, phase: int) -> float:
     snapshot = Snapshot(0, packed(network.initial, config.dtype), packed(policy, torch.float32))
     item = work.plan(config, first, 0)[0]
     half = replace(item, tasks=max(1, item.tasks // 2))
-    if not phase:  # the first of all warms caches up
-        work.run(parts, half, snapshot)
-    begun = time.perf_counter()
-    work.run(parts, half, snapshot)
-    return (time.perf_counter() - begun) * item.tasks / half.tasks
+    once = timed(lambda: work.run(parts, half, snapshot), network.device, repeats=0 if phase else 1)
+    return once * item.tasks / half.tasks
