@@ -2,7 +2,7 @@
 
     python benchmarks/ceiling.py [--megabytes 0.4 4 40] [--actors 1 2 4 8 16 32 64 128 256] [--seconds 8]
 
-Fake actors are coroutines in two processes: each waits as long as the work would take, then sends a vector of the size
+Fake actors are threads in two processes: each waits as long as the work would take, then sends a vector of the size
 asked for through Ray's object store. The pool, the buffer and the learner are those of a run (mode async, muon, fp32),
 and the learner is held to one core. Everything of the model is measured by itself, without looking at the results of
 the runs that it is compared with:
@@ -19,9 +19,9 @@ multichain queuing networks", J. ACM 27). Writes results/ceiling.json and docs/i
 from __future__ import annotations
 
 import argparse
-import asyncio
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,26 +44,28 @@ from metagen.state import initial_state
 from metagen.train import train
 
 IMAGE = Path(__file__).parent.parent / "docs" / "images" / "ceiling.png"
-ITEMS, STALENESS = 32, 1
-CAP = ITEMS * (STALENESS + 1)
+STALENESS = 1
 HOSTS = 2
 WIDTHS = {0.4: [24, 48], 4.0: [72, 136], 40.0: [224, 448]}
 """Networks whose parameters in float32 take about so many megabytes."""
+ITEMS = {0.4: 128, 4.0: 128, 40.0: 32}
+"""Results a step: twice as many pieces may be under way, one for each of 256 actors; at 40 MB as many as fit into
+memory."""
 
 
-@ray.remote(num_cpus=0, max_concurrency=1000)
+@ray.remote(num_cpus=0, max_concurrency=128)
 class Host:
-    """Many fake actors in one process."""
+    """Many fake actors in one process, each a thread while it works."""
 
     def __init__(self, size: int, seconds: float) -> None:
         self.seconds = seconds
         self.gradient = np.random.default_rng(0).standard_normal(size, dtype=np.float32)
 
-    async def prepare(self, images: list[Any]) -> str:
+    def prepare(self, images: list[Any]) -> str:
         return ""
 
-    async def run(self, item: WorkItem, version: int, theta: Any, policy: Any) -> WorkResult:
-        await asyncio.sleep(self.seconds)
+    def run(self, item: WorkItem, version: int, theta: Any, policy: Any) -> WorkResult:
+        time.sleep(self.seconds)
         return self.result(item, version, len(policy))
 
     def result(self, item: WorkItem, version: int, policy: int) -> WorkResult:
@@ -74,9 +76,9 @@ class Host:
 
 
 def pool_on(hosts: list[Any], config: RunConfig, actors: int) -> RayPool:
-    """The pool of a run, whose actors are coroutines on ``hosts``."""
+    """The pool of a run, whose actors are threads on ``hosts``."""
 
-    class Coroutines(Roster):
+    class Threads(Roster):
         def _begin(self, name: str, values: dict[str, Any], options: dict[str, Any]) -> Any:
             return hosts[len(self.members) % len(hosts)]
 
@@ -84,17 +86,22 @@ def pool_on(hosts: list[Any], config: RunConfig, actors: int) -> RayPool:
             return
 
     class Pool(RayPool):
-        roster = Coroutines
+        roster = Threads
 
     return Pool(config, None, [Crew(actors, actors)])  # type: ignore[arg-type]  # nobody looks at the images
 
 
-def configured(widths: list[int]) -> RunConfig:
-    """A long asynchronous run with a network of these widths."""
-    phase = f"{{estimator: joint, steps: 1000000, items: {ITEMS}, tasks: 1}}"
+def configured(megabytes: float) -> RunConfig:
+    """A long asynchronous run whose results take so much."""
+    phase = f"{{estimator: joint, steps: 1000000, items: {ITEMS[megabytes]}, tasks: 1}}"
     changes = ["mode=async", f"max_staleness={STALENESS}", f"phases=[{phase}]", "precision=fp32", "budget=null"]
-    changes += ["policy={name: fixed}", f"generator.architecture.widths={widths}"]
+    changes += ["policy={name: fixed}", f"generator.architecture.widths={WIDTHS[megabytes]}"]
     return load_config("quickstart", [*changes, "pool.backup=0", "pool.in_flight=1"], None, None)
+
+
+def cap(config: RunConfig) -> int:
+    """Pieces that may be under way."""
+    return config.phases[0].items * (config.max_staleness + 1)
 
 
 def new_learner(config: RunConfig) -> Learner:
@@ -119,7 +126,7 @@ def measured(learner: Learner, pool: RayPool, seconds: float) -> dict[str, float
             stored.append(_stored())
         if begun and now - begun > seconds and steps >= 4:
             break
-    elapsed, results = time.perf_counter() - begun, steps * ITEMS
+    elapsed, results = time.perf_counter() - begun, steps * learner.config.phases[0].items
     busy = time.thread_time() - cpu
     return {
         "results_per_second": results / elapsed,
@@ -151,7 +158,7 @@ def bounds(config: RunConfig) -> tuple[float, float]:
     ray.get([host.prepare.remote([]) for host in hosts])
     try:
         sending = sending_seconds(hosts, learner)
-        pool = pool_on(hosts, config, CAP)
+        pool = pool_on(hosts, config, cap(config))
         return sending, measured(learner, pool, 4.0)["learner_ms_per_result"] / 1e3
     finally:
         for host in hosts:
@@ -162,7 +169,7 @@ def sending_seconds(hosts: list[Any], learner: Learner, seconds: float = 3.0) ->
     """Seconds a result that all hosts together need: as many pieces under way as in a run, nobody takes the results."""
     item, snapshot = work.item(learner.config, 0, 0, 0), learner.snapshot()
     theta, count, begun = ray.put(snapshot.theta), 0, time.perf_counter()
-    under_way = [hosts[i % HOSTS].run.remote(item, 0, theta, snapshot.policy) for i in range(CAP)]
+    under_way = [hosts[i % HOSTS].run.remote(item, 0, theta, snapshot.policy) for i in range(cap(learner.config))]
     while (elapsed := time.perf_counter() - begun) < seconds:
         done, under_way = ray.wait(under_way, num_returns=1, fetch_local=False)
         count += len(done)
@@ -173,12 +180,13 @@ def sending_seconds(hosts: list[Any], learner: Learner, seconds: float = 3.0) ->
 def pin(cores: set[int]) -> None:
     """Hold all threads of this process to ``cores``."""
     for task in Path("/proc/self/task").iterdir():
-        os.sched_setaffinity(int(task.name), cores)
+        with suppress(ProcessLookupError):  # a thread that has ended meanwhile
+            os.sched_setaffinity(int(task.name), cores)
 
 
 def sized(megabytes: float, actors: list[int], seconds: float) -> dict[str, Any]:
     """All numbers of actors at one size of results."""
-    config = configured(WIDTHS[megabytes])
+    config = configured(megabytes)
     size = new_learner(config).layout.size
     t = 0.02 if megabytes < 10 else 0.2
     sending, cost = bounds(config)
@@ -191,7 +199,7 @@ def sized(megabytes: float, actors: list[int], seconds: float) -> dict[str, Any]
         if overhead is None:  # what one actor alone shows; all others are then predicted
             overhead = 1 / row["results_per_second"] - t - sending - cost
         # A step's results wait until it is full, so that half of one is not under way on average.
-        row["predicted"] = throughput(min(count, CAP - ITEMS // 2), t + overhead, (sending, cost))
+        row["predicted"] = throughput(min(count, cap(config) - ITEMS[megabytes] // 2), t + overhead, (sending, cost))
         row["error"] = row["results_per_second"] / row["predicted"] - 1
         rows.append(row)
         print(megabytes, {key: round(value, 3) for key, value in row.items()}, flush=True)
@@ -200,6 +208,7 @@ def sized(megabytes: float, actors: list[int], seconds: float) -> dict[str, Any]
     return {
         "megabytes": size * 4 / 1e6,
         "parameters": size,
+        "items": ITEMS[megabytes],
         "work_seconds": t,
         "overhead_seconds": overhead,
         "sending_seconds": sending,
@@ -256,7 +265,7 @@ def main() -> None:
         found = {f"{size:g}": sized(size, options.actors, options.seconds) for size in options.megabytes}
     finally:
         stop_ray()
-    settings = {"items": ITEMS, "cap": CAP, "hosts": HOSTS, "learner_cores": 1}
+    settings = {"hosts": HOSTS, "learner_cores": 1}
     path = write("ceiling", {**settings, "sizes": found})
     plot(found)
     print(f"wrote {path} and {IMAGE}")

@@ -27,10 +27,11 @@ from policy_domains import bench
 from metagen import tasks
 from metagen.bootstrap import interval
 from metagen.checkpoint import load_checkpoint
-from metagen.config import RunConfig, override
+from metagen.config import RunConfig
 from metagen.evaluate import Bench, Method, fine_tuned, method_of, tune
 from metagen.pool import one_thread
 from metagen.tasks.config import DataConfig
+from metagen.values import override
 
 STEPS = (0, 5, 10, 20)
 STARTED_FROM = 5e-5

@@ -210,18 +210,26 @@ class RayPool:
         ready, _ = ray.wait(references, num_returns=min(AT_ONCE, len(references)), timeout=0)
         if not ready:
             ready, _ = ray.wait(references, num_returns=1, timeout=WAIT_SECONDS)
+        fetched = self._fetched([reference for reference in ready if not self._running[reference][0].done])
         for reference in ready:
             if reference in self._running:  # a loss takes all that the actor held
-                self._settle(reference, *self._running[reference])
+                self._settle(reference, *self._running[reference], fetched.get(reference))
 
-    def _settle(self, reference: Any, piece: _Piece, member: Member) -> None:
+    def _fetched(self, references: list[Any]) -> dict[Any, WorkResult]:
+        """The results behind ``references`` in one call of Ray; none if any of them cannot be had."""
+        try:
+            return dict(zip(references, ray.get(references), strict=True))
+        except RayError:  # each will say for itself
+            return {}
+
+    def _settle(self, reference: Any, piece: _Piece, member: Member, fetched: WorkResult | None) -> None:
         """Take in the result behind ``reference``, or give its piece to others."""
         if piece.done:  # another was faster; what this one says is not fetched, and whether it lives shows later
             self._release(reference, piece, member)
             self._roster.events["duplicates"] += 1
             return
         try:
-            result: WorkResult = ray.get(reference)
+            result: WorkResult = fetched or ray.get(reference)
         except RayTaskError as error:
             raise reason(error) from error
         except RayActorError:

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
-from metagen.config import RunConfig, override, read_yaml
+from metagen.config import RunConfig
 from metagen.errors import UserError, nearest
+from metagen.values import override, read_yaml
 
 
 def presets() -> dict[str, Path]:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from metagen import work
 from metagen.adapt import Problem
-from metagen.config import RunConfig, override
+from metagen.config import RunConfig
 from metagen.flat import FlatNetwork
 from metagen.generators import Condition, Draw
 from metagen.learner import Learner
@@ -33,6 +33,7 @@ from metagen.state import MetaState, initial_state
 from metagen.tasks import ImageSet
 from metagen.tasks.imageset import offsets_of
 from metagen.train import train
+from metagen.values import override
 
 settings.register_profile("metagen", deadline=None, derandomize=True, database=None)
 settings.load_profile("metagen")
@@ -341,7 +342,8 @@ def trained(tiny_yaml: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished tiny run. Tests read it; one that writes takes a copy."""
     folder = tmp_path_factory.mktemp("runs") / "tiny"
     from launch.preset import load_config
-    from launch.training.session import Workers, start
+    from launch.training.session import start
+    from launch.training.workers import Workers
 
     config = load_config(str(tiny_yaml), ["log.checkpoint_every=2"], None, None)
     start(config, folder, Workers.choose(config, "serial", None, None))

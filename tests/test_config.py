@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from launch.preset import load_config, presets
-from metagen.config import PhaseConfig, RunConfig, override, read_yaml
+from metagen.config import PhaseConfig, RunConfig
 from metagen.errors import UserError
+from metagen.values import override, read_yaml
 
 
 @pytest.mark.parametrize(

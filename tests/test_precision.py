@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 import torch
 
-from metagen.config import RunConfig, read_yaml
+from metagen.config import RunConfig
 from metagen.precision import resolve
+from metagen.values import read_yaml
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

@@ -9,11 +9,12 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from metagen import tasks, work
-from metagen.config import RunConfig, override
+from metagen.config import RunConfig
 from metagen.generators import Condition, Draw, Family
 from metagen.learner import Learner
 from metagen.state import initial_state
 from metagen.tasks.categories import with_found
+from metagen.values import override
 
 UNCONDITIONED = ("generator.architecture.set_conditioning=none", "policy={name: fixed}", "categories={most: 0}")
 FIGR = (

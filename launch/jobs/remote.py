@@ -13,7 +13,8 @@ import click
 from launch.jobs.storage import LOCAL, Bucket, folder_of, is_bucket, pushing
 from launch.preset import load_config
 from launch.training import run_folder
-from launch.training.session import Workers, proceed, start
+from launch.training.session import proceed, start
+from launch.training.workers import Workers
 from metagen.config import RunConfig
 from metagen.errors import UserError
 

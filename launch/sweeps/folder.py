@@ -11,10 +11,10 @@ from typing import Any
 import yaml
 
 from launch.preset import load_config
-from metagen.config import override, put, read_yaml
 from metagen.errors import UserError, nearest
 from metagen.search.config import SweepConfig
 from metagen.search.ledger import LEDGER, Ledger, Progress
+from metagen.values import override, put, read_yaml
 
 CONFIG = "sweep.yaml"
 

@@ -7,9 +7,10 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from metagen.config import RunConfig, parse_yaml, read_yaml
+from metagen.config import RunConfig
 from metagen.errors import UserError
 from metagen.store import Store
+from metagen.values import parse_yaml, read_yaml
 
 CONFIG = "config.yaml"
 

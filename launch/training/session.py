@@ -6,9 +6,9 @@ import errno
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
@@ -17,13 +17,14 @@ from launch.training.board import Board
 from launch.training.console import Console
 from launch.training.journal import Journal
 from launch.training.profiling import trace_pieces, traced
+from launch.training.workers import Workers
 from metagen import checkpoint, quarantine, tasks, work
 from metagen.budget import fit
-from metagen.config import CrewConfig, RunConfig, actor_range
+from metagen.config import RunConfig
 from metagen.errors import UserError
 from metagen.guard import Diverged
 from metagen.learner import Learner
-from metagen.pool import Crew, Pool, SerialPool, available_cores, one_thread
+from metagen.pool import Pool, one_thread
 from metagen.precision import resolve
 from metagen.records import Quarantined, StepReport
 from metagen.state import MetaState, initial_state
@@ -35,39 +36,6 @@ from metagen.train import to_save, train
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 
-@dataclass(frozen=True)
-class Workers:
-    """Who does the work of a session. Changes no result."""
-
-    kind: str
-    crews: tuple[Crew, ...]
-    address: str | None
-
-    @property
-    def count(self) -> int:
-        """Workers that the run begins with."""
-        return sum(crew.least for crew in self.crews)
-
-    @staticmethod
-    def choose(config: RunConfig, kind: str | None, actors: str | None, address: str | None) -> Workers:
-        """The command line's choice, else the config's, else Ray with an actor a core."""
-        pool = config.pool
-        kind = kind or ("ray" if address else pool.kind)
-        if kind == "serial":
-            if (actors or "1") != "1" or address:
-                raise UserError("--pool serial is one worker in this process: drop --actors and --address, or use ray")
-            return Workers(kind, (Crew(1, 1),), None)
-        first = pool if actors is None else pool.model_copy(update={"actors": actors})
-        crews = (_crew(first, None), *(_crew(other, other.device) for other in pool.others))
-        return Workers(kind, crews, address or pool.address)
-
-
-def _crew(config: CrewConfig, device: str | None) -> Crew:
-    each_core = max(1, int(available_cores() // max(config.cpus, 1.0)))
-    least, most = actor_range(config.actors or each_core)
-    return Crew(least, most, config.cpus, config.gpus, device)
-
-
 def start(config: RunConfig, folder: Path, workers: Workers, profiled: bool = False) -> None:
     """Begin a new run in ``folder``; ``profiled`` writes traces of where the time goes into it."""
     run_folder.check_free(folder)
@@ -77,7 +45,7 @@ def start(config: RunConfig, folder: Path, workers: Workers, profiled: bool = Fa
     one_thread()
     images = tasks.load(config.data)
     _enough(config, images)
-    with _pooling(workers) as make_pool:
+    with workers.pooling() as make_pool:
         categories = with_found(config.categories, images, config.episode.shots, config.seed)
         config = resolve(config.model_copy(update={"categories": categories}))
         parts = work.build(config, images)
@@ -102,7 +70,7 @@ def proceed(folder: Path, workers: Workers) -> None:
     if store:
         bring_newest(store, folder, lambda text: print(text, file=sys.stderr))
     images = tasks.load(config.data)
-    with _pooling(workers) as make_pool:
+    with workers.pooling() as make_pool:
         parts = work.build(config, images)
         layout = parts.problem.network.layout
         state = initial_state(parts.problem.network.initial, parts.policy, layout)
@@ -165,7 +133,7 @@ def _drive(
                 console.line(f"quarantined: 'metagen replay {folder} {one.item.work_id}' does it again")
 
     saved = learner.state.step
-    observe = _ray_metrics(config) if workers.kind == "ray" else None
+    observe = workers.observer(config)
     try:
         with (
             stop.listening(),
@@ -254,28 +222,6 @@ def _quiet_disk_errors() -> Iterator[None]:
         yield
     finally:
         threading.excepthook = previous
-
-
-@contextmanager
-def _pooling(workers: Workers) -> Iterator[Callable[[work.Parts], Pool]]:
-    """Start what the pool needs (Ray or nothing) and give a function that makes the pool."""
-    if workers.kind == "serial":
-        yield SerialPool
-        return
-    from cluster.connect import start_ray, stop_ray
-    from cluster.pool import RayPool
-
-    start_ray(workers.address, workers.crews)
-    try:
-        yield lambda parts: RayPool(parts.config, parts.images, workers.crews)
-    finally:
-        stop_ray()
-
-
-def _ray_metrics(config: RunConfig) -> Callable[[StepReport], None]:
-    from cluster.metrics import Metrics
-
-    return Metrics(config.name).write
 
 
 def _due(config: RunConfig, report: StepReport) -> bool:

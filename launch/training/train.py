@@ -75,7 +75,8 @@ def train(
         os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     from launch.preset import load_config
     from launch.training import run_folder
-    from launch.training.session import Workers, start
+    from launch.training.session import start
+    from launch.training.workers import Workers
 
     if store:
         assignments = (*assignments, f"log.store={store.rstrip('/')}")
@@ -102,7 +103,8 @@ def resume(run_dir: str, pool: str | None, actors: str | None, address: str | No
       metagen resume s3://bucket/runs/mine
     """
     from launch.training import run_folder
-    from launch.training.session import Workers, proceed
+    from launch.training.session import proceed
+    from launch.training.workers import Workers
     from metagen.files import is_url
 
     folder = run_folder.create_copy(run_dir) if is_url(run_dir) else Path(run_dir)

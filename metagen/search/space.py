@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 from pydantic import Field, model_validator
 
-from metagen.config import RunConfig, get, put
+from metagen.config import RunConfig
 from metagen.errors import UserError, nearest
 from metagen.search.structure import ARCHITECTURE, STRUCTURE, resolution, structured
 from metagen.strict import Strict
+from metagen.values import get, put
 
 Value = Any
 Assignment = dict[str, Value]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from metagen.config import get
+from metagen.values import get
 
 STRUCTURE = ("levels", "width", "growth", "attention_resolution")
 """``levels``: resolutions of the network. ``width``: channels of the finest. ``growth``: times as many a level on.

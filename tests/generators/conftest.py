@@ -11,10 +11,11 @@ from torch import Tensor
 from launch.preset import presets
 from metagen import work
 from metagen.adapt import Problem
-from metagen.config import RunConfig, override, read_yaml
+from metagen.config import RunConfig
 from metagen.flat import FlatNetwork
 from metagen.generators import REGISTRY, Condition
 from metagen.seeding import torch_generator
+from metagen.values import override, read_yaml
 
 TASKS, SHOTS, QUERIES = 2, 3, 2
 

@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from launch.preset import presets
-from metagen.config import RunConfig, override, read_yaml
+from metagen.config import RunConfig
 from metagen.errors import UserError
 from metagen.generators.dense_conv import FIXED
 from metagen.seeding import torch_generator
+from metagen.values import override, read_yaml
 from metagen.work import build_problem
 
 OTHER = {

@@ -24,10 +24,11 @@ from launch.cli import COMMANDS
 from launch.generators.tables import digits_of
 from launch.preset import presets
 from metagen.checkpoint import load_checkpoint
-from metagen.config import RunConfig, read_yaml
+from metagen.config import RunConfig
 from metagen.evaluate import STEP_SIZES
 from metagen.quality import READINGS
 from metagen.tasks import ImageSet
+from metagen.values import read_yaml
 
 GROUPS = {
     "policy": ("show",),

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from metagen.config import RunConfig, read_yaml
+from metagen.config import RunConfig
 from metagen.describe import describe
+from metagen.values import read_yaml
 
 
 def test_the_table_and_the_json_hold_what_the_library_counts(tiny_yaml: Path, tmp_path: Path, metagen: Any) -> None:

@@ -22,7 +22,8 @@ LONG = ["--set", "phases.0.steps=40", "--set", "phases.1.steps=10", "--set", "lo
 @pytest.fixture(scope="module")
 def uninterrupted(tiny_yaml: Path, tmp_path_factory: pytest.TempPathFactory) -> MetaState:
     from launch.preset import load_config
-    from launch.training.session import Workers, start
+    from launch.training.session import start
+    from launch.training.workers import Workers
 
     config = load_config(str(tiny_yaml), LONG[1::2], None, None)
     folder = tmp_path_factory.mktemp("uninterrupted") / "run"

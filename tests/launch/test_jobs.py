@@ -16,9 +16,10 @@ from launch.jobs.remote import remote
 from launch.jobs.storage import Bucket, pushing
 from launch.jobs.submission import entrypoint, follow, pack
 from metagen.checkpoint import load_checkpoint
-from metagen.config import RunConfig, read_yaml
+from metagen.config import RunConfig
 from metagen.errors import UserError
 from metagen.files import Files
+from metagen.values import read_yaml
 
 
 def _remote(*words: object) -> None:

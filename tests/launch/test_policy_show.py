@@ -22,7 +22,8 @@ PPO = (
 def chosen(tiny_yaml: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny run of a policy that chooses, with categories."""
     from launch.preset import load_config
-    from launch.training.session import Workers, start
+    from launch.training.session import start
+    from launch.training.workers import Workers
 
     folder = tmp_path_factory.mktemp("runs") / "ppo"
     config = load_config(str(tiny_yaml), list(PPO), None, None)

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from launch.preset import presets
-from metagen.config import RunConfig, read_yaml
+from metagen.config import RunConfig
+from metagen.values import read_yaml
 
 
 def _smaller(preset: str, data: Path) -> list[object]:

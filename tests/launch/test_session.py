@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from launch.training import session
-from launch.training.session import Workers
+from launch.training.workers import Workers
 from metagen.errors import UserError
 from metagen.pool import Crew
 

@@ -10,7 +10,8 @@ import pytest
 
 from launch.training.log import LOG, events
 from launch.training.top import View
-from metagen.config import RunConfig, read_yaml
+from metagen.config import RunConfig
+from metagen.values import read_yaml
 
 
 def _read(run: Path) -> list[dict[str, Any]]:
