@@ -31,6 +31,7 @@ import ray
 from environment import write
 from matplotlib import pyplot
 
+from cluster.actor import Order
 from cluster.connect import stop_ray
 from cluster.pool import RayPool
 from cluster.roster import Roster
@@ -39,7 +40,7 @@ from metagen import work
 from metagen.config import RunConfig
 from metagen.learner import Learner
 from metagen.pool import Crew, one_thread
-from metagen.records import WorkItem, WorkResult
+from metagen.records import WorkResult
 from metagen.state import initial_state
 from metagen.train import train
 
@@ -64,12 +65,10 @@ class Host:
     def prepare(self, images: list[Any]) -> str:
         return ""
 
-    def run(self, item: WorkItem, version: int, theta: Any, policy: Any) -> WorkResult:
+    def run(self, theta: Any, order: Order) -> WorkResult:
         time.sleep(self.seconds)
-        return self.result(item, version, len(policy))
-
-    def result(self, item: WorkItem, version: int, policy: int) -> WorkResult:
-        update, metrics = np.zeros(policy, np.float32), {"loss": 1.0}
+        item, version, policy = order
+        update, metrics = np.zeros(len(policy), np.float32), {"loss": 1.0}
         return WorkResult(
             item.work_id, item.step, item.index, version, item.tasks, self.gradient, update, metrics, self.seconds
         )
@@ -167,13 +166,14 @@ def bounds(config: RunConfig) -> tuple[float, float]:
 
 def sending_seconds(hosts: list[Any], learner: Learner, seconds: float = 3.0) -> float:
     """Seconds a result that all hosts together need: as many pieces under way as in a run, nobody takes the results."""
-    item, snapshot = work.item(learner.config, 0, 0, 0), learner.snapshot()
+    snapshot = learner.snapshot()
+    order = Order(work.item(learner.config, 0, 0, 0), 0, snapshot.policy)
     theta, count, begun = ray.put(snapshot.theta), 0, time.perf_counter()
-    under_way = [hosts[i % HOSTS].run.remote(item, 0, theta, snapshot.policy) for i in range(cap(learner.config))]
+    under_way = [hosts[i % HOSTS].run.remote(theta, order) for i in range(cap(learner.config))]
     while (elapsed := time.perf_counter() - begun) < seconds:
         done, under_way = ray.wait(under_way, num_returns=1, fetch_local=False)
         count += len(done)
-        under_way.append(hosts[count % HOSTS].run.remote(item, 0, theta, snapshot.policy))
+        under_way.append(hosts[count % HOSTS].run.remote(theta, order))
     return elapsed / count
 
 

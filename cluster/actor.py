@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import ray
 
@@ -11,6 +11,14 @@ from metagen import work
 from metagen.config import RunConfig
 from metagen.pool import one_thread
 from metagen.records import Snapshot, Vector, WorkItem, WorkResult
+
+
+class Order(NamedTuple):
+    """A piece of work, and all of the version for it but theta: one argument, since Ray writes each by itself."""
+
+    item: WorkItem
+    version: int
+    policy: Vector
 
 
 @ray.remote(max_restarts=0, max_task_retries=0)
@@ -34,20 +42,20 @@ class Actor:
         self.parts = work.build(RunConfig.parse(self.config), ray.get(images[0]))
         return str(ray.get_runtime_context().get_node_id())
 
-    def run(self, item: WorkItem, version: int, theta: Vector, policy: Vector) -> WorkResult:
+    def run(self, theta: Vector, order: Order) -> WorkResult:
         """Do one piece of work. ``theta`` is given by reference: it lies read-only in shared memory."""
-        return self._run(item, version, theta, policy)
+        return self._run(theta, order)
 
     @ray.method(num_returns=2)
-    def run_apart(self, item: WorkItem, version: int, theta: Vector, policy: Vector) -> tuple[WorkResult, Vector]:
+    def run_apart(self, theta: Vector, order: Order) -> tuple[WorkResult, Vector]:
         """As ``run``, with the meta-gradient beside the result: it stays on this node until it is asked for.
 
         One that is not finite comes with the result, for the learner to judge.
         """
-        result = self._run(item, version, theta, policy)
+        result = self._run(theta, order)
         apart = result.gradient[:0]
         return (replace(result, gradient=apart), result.gradient) if result.sound else (result, apart)
 
-    def _run(self, item: WorkItem, version: int, theta: Vector, policy: Vector) -> WorkResult:
+    def _run(self, theta: Vector, order: Order) -> WorkResult:
         assert self.parts is not None
-        return work.run(self.parts, item, Snapshot(version, theta, policy), self.name)
+        return work.run(self.parts, order.item, Snapshot(order.version, theta, order.policy), self.name)

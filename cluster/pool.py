@@ -14,6 +14,7 @@ import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 from torch import Tensor
 
+from cluster.actor import Order
 from cluster.reduction import Reduction
 from cluster.roster import Member, Roster, reason
 from metagen.config import RunConfig
@@ -194,10 +195,12 @@ class RayPool:
             member.since = time.monotonic()
         member.held.append(piece)
         piece.holders.append(member)
+        published = piece.published
+        order = Order(piece.item, published.version, published.policy)
         if self.wire == "auto" and (self._aggregate is None or len(self._roster.able) < self._aggregate):
-            self._running[member.handle.run.remote(piece.item, *piece.published)] = (piece, member)
+            self._running[member.handle.run.remote(published.theta, order)] = (piece, member)
         else:
-            head, vector = member.handle.run_apart.remote(piece.item, *piece.published)
+            head, vector = member.handle.run_apart.remote(published.theta, order)
             self._running[head] = (piece, member)
             self._vectors[head] = vector
 
