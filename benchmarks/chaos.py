@@ -370,7 +370,8 @@ def plot(outcomes: list[dict[str, Any]]) -> None:
         axes.bar([i + 0.4 * place for i in range(len(KINDS))], counts, 0.4, label=f"{mode}: {held}")
     axes.set_xticks([i + 0.2 for i in range(len(KINDS))], KINDS)
     axes.set(ylabel="faults", title="Faults inflicted, by kind")
-    axes.legend(fontsize="small")
+    axes.set_ylim(top=1.3 * axes.get_ylim()[1])  # room for the legend
+    axes.legend(fontsize="small", loc="upper left")
     figure.savefig(IMAGE, dpi=110)
 
 
