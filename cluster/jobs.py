@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import signal
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any
 
 from metagen.errors import UserError
@@ -131,7 +134,8 @@ class Dashboard:
         import aiohttp
 
         try:
-            asyncio.run(tail(self._client().tail_job_logs(job_id)))
+            with interruptible():
+                asyncio.run(tail(self._client().tail_job_logs(job_id)))
         except (OSError, aiohttp.ClientError, RuntimeError) as error:
             raise ConnectionError(seen) from error
         return seen
@@ -142,6 +146,32 @@ class Dashboard:
         for name in ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk", "_private.runtime_env.packaging"):
             logging.getLogger(f"ray.{name}").setLevel(logging.WARNING)  # uploads and closed sockets are no news
         return JobSubmissionClient(self.url, headers=self.headers)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Have Ctrl-C end the block. asyncio makes it the end of a task, and a library that answers with an error of its own
+    would leave a lost connection of it.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    asked = False
+
+    def hear(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        asked = True
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGINT, hear)
+    try:
+        yield
+    except Exception:
+        if asked:
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        signal.signal(signal.SIGINT, previous)
 
 
 REFUSED = "the cluster refuses the token: use the machine that started it, or copy its token file here"

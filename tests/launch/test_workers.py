@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from launch.training import session
+from launch.training import workers
 from launch.training.workers import Workers
 from metagen.errors import UserError
 from metagen.pool import Crew
@@ -12,7 +12,7 @@ from metagen.pool import Crew
 
 @pytest.fixture(autouse=True)
 def _eight_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "available_cores", lambda: 8)
+    monkeypatch.setattr(workers, "available_cores", lambda: 8)
 
 
 def test_by_default_ray_has_an_actor_a_core(tiny_config: Any) -> None:
