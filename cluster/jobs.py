@@ -150,9 +150,7 @@ class Dashboard:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Have Ctrl-C end the block. asyncio makes it the end of a task, and a library that answers with an error of its own
-    would leave a lost connection of it.
-    """
+    """Have Ctrl-C end the block: asyncio cancels a task instead, which a library may answer with an error of its own."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
