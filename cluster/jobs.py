@@ -150,7 +150,7 @@ class Dashboard:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Have Ctrl-C end the block: asyncio cancels a task instead, which a library may answer with an error of its own."""
+    """Have Ctrl-C end the block: asyncio cancels a task instead, which a library may answer with another error."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
