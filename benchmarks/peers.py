@@ -71,8 +71,13 @@ def plain(loss: Loss, task: Task, rule: str, size: float, second_order: bool) ->
     parameters = dict(loss.named_parameters())
     if second_order:
         return _functional(loss, parameters, task, rule, size)
-    kept = [p.detach().clone() for p in parameters.values()]
-    optimiser = _optimiser(list(parameters.values()), rule, size)
+    return _in_place(loss, task, _optimiser(list(parameters.values()), rule, size))
+
+
+def _in_place(loss: Loss, task: Task, optimiser: Any) -> Result:
+    """First order: steps of an optimiser on the module itself, whose parameters are put back at the end."""
+    parameters = list(loss.parameters())
+    kept = [p.detach().clone() for p in parameters]
     curve = []
     for look in task.steps:
         optimiser.zero_grad()
@@ -81,9 +86,9 @@ def plain(loss: Loss, task: Task, rule: str, size: float, second_order: bool) ->
         optimiser.step()
         curve.append(value.detach())
     value = loss(*task.query)
-    slopes = torch.autograd.grad(value, list(parameters.values()))
+    slopes = torch.autograd.grad(value, parameters)
     with torch.no_grad():
-        torch._foreach_copy_(list(parameters.values()), kept)
+        torch._foreach_copy_(parameters, kept)
     return [float(x.detach()) for x in [*curve, value]], list(slopes)
 
 
@@ -131,22 +136,10 @@ def higher_loop(loss: Loss, task: Task, rule: str, size: float, second_order: bo
 
 def torchopt_loop(loss: Loss, task: Task, rule: str, size: float, second_order: bool) -> Result:
     """TorchOpt (Ren et al. 2022, arXiv:2211.06934): ``MetaSGD``/``MetaAdam``, or for first order ``SGD``/``Adam``."""
-    curve = []
     if not second_order:
-        kept = [p.detach().clone() for p in loss.parameters()]
         plainly = torchopt.SGD if rule == "sgd" else torchopt.Adam
-        first = plainly(loss.parameters(), lr=size)
-        for look in task.steps:
-            first.zero_grad()
-            value = loss(*look)
-            value.backward()
-            first.step()
-            curve.append(value.detach())
-        value = loss(*task.query)
-        slopes = torch.autograd.grad(value, list(loss.parameters()))
-        with torch.no_grad():
-            torch._foreach_copy_(list(loss.parameters()), kept)
-        return [float(x.detach()) for x in [*curve, value]], list(slopes)
+        return _in_place(loss, task, plainly(loss.parameters(), lr=size))
+    curve = []
     leaves = list(loss.parameters())
     kept_state = torchopt.extract_state_dict(loss, by="reference")
     meta: Any = torchopt.MetaSGD(loss, lr=size) if rule == "sgd" else torchopt.MetaAdam(loss, lr=size, eps_root=1e-38)

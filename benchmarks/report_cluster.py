@@ -2,30 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import Any
-
 import numpy as np
+from report_evidence import result
 
-RESULTS = Path(__file__).parent / "results"
 LINK, ACTORS_A_NODE, WORK = 1.25e9, 32, 10.0
 """What the outlook assumes: 10 Gbit/s to the learner, actors a node, seconds a piece of work takes."""
 
 
-def result(name: str) -> dict[str, Any] | None:
-    """One benchmark's figures; None if it has not been run."""
-    path = RESULTS / f"{name}.json"
-    return json.loads(path.read_text()) if path.exists() else None
-
-
-def unmeasured(name: str) -> str:
-    return f"Not measured yet: `python benchmarks/{name}.py` writes `benchmarks/results/{name}.json`.\n"
-
-
 def chaos() -> str:
-    if not (values := result("chaos")):
-        return unmeasured("chaos")
+    values = result("chaos")
     lines = ["| mode | runs | faults | as they must be |", "|---|---|---|---|"]
     for mode in ("sync", "async"):
         runs = [run for run in values["runs"] if run["mode"] == mode]
@@ -39,8 +24,7 @@ def chaos() -> str:
 
 
 def soak() -> str:
-    if not (values := result("soak")):
-        return unmeasured("soak")
+    values = result("soak")
     return (
         f"In {values['minutes']:g} minutes {values['kills']} actors were killed while {values['steps']} steps were "
         f"taken. The driver's memory grew by {values['driver_mb_per_hour']:+.1f} MB an hour, what the object store "
@@ -51,8 +35,7 @@ def soak() -> str:
 
 
 def overhead() -> str:
-    if not (values := result("overhead")):
-        return unmeasured("overhead")
+    values = result("overhead")
     names = {
         "first_step": "from the command to the first step",
         "actor_killed": "from an actor's death to the end of the step that waited for it",
@@ -72,8 +55,7 @@ def overhead() -> str:
 
 
 def ceiling() -> str:
-    if not (values := result("ceiling")):
-        return unmeasured("ceiling")
+    values = result("ceiling")
     lines = [
         "| MB a result | most results/s | learner busy | ms of its core a result | model off by |",
         "|---|---|---|---|---|",
@@ -94,8 +76,7 @@ def ceiling() -> str:
 
 def outlook() -> str:
     """The model at sizes that were not measured."""
-    if not (values := result("ceiling")):
-        return unmeasured("ceiling")
+    values = result("ceiling")
     sizes = [one["megabytes"] * 1e6 for one in values["sizes"].values()]
     per_byte, head = np.polyfit(sizes, [one["learner_seconds"] for one in values["sizes"].values()], 1)
     head, size = max(float(head), 0.0), 4e6

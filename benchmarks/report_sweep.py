@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from statistics import fmean
 
-from report_cluster import result
+from report_evidence import result
 
 NAMES = {
     "default": "`tpe` with `asha`",
@@ -13,13 +13,8 @@ NAMES = {
 }
 
 
-def unmeasured(part: str) -> str:
-    return f"Not measured yet: `python benchmarks/sweep.py {part}` writes `benchmarks/results/sweep_{part}.json`.\n"
-
-
 def search() -> str:
-    if not (values := result("sweep_search")):
-        return unmeasured("search")
+    values = result("sweep_search")
     lines = ["| network | trainings | loss on test classes | difference |", "|---|---|---|---|"]
     for name in ("default", "random", "handmade"):
         loss, minus = values["loss"][name], values["default_minus"].get(name)
@@ -40,8 +35,7 @@ def search() -> str:
 
 
 def inherit() -> str:
-    if not (values := result("sweep_inherit")):
-        return unmeasured("inherit")
+    values = result("sweep_inherit")
     minus = values["inherited_minus_fresh"]
     return (
         f"The same {values['pairs']} proposals at random, {values['steps']} outer steps each, with weights inherited "
@@ -51,8 +45,7 @@ def inherit() -> str:
 
 
 def synthetic() -> str:
-    if not (values := result("sweep_synthetic")):
-        return unmeasured("synthetic")
+    values = result("sweep_synthetic")
     again, seconds = values["ended_trials_repeated"], values["seconds_before"] + values["seconds_after"]
     return (
         f"{values['trials']:,} trials that cost nothing took {seconds:.0f} s, "

@@ -136,13 +136,17 @@ class RayPool:
         self, results: Sequence[WorkResult], weights: Sequence[float], parameters: int, policy: int
     ) -> tuple[Tensor, Tensor]:
         """The weighted sums ``[P]`` and ``[G]``: of vectors that are here in their order, then node by node."""
-        pieces = [self._apart.get((result.work_id, result.version)) for result in results]
-        here = [(result, weight) for result, weight, piece in zip(results, weights, pieces, strict=True) if not piece]
+        here: list[tuple[WorkResult, float]] = []
+        apart: list[tuple[WorkResult, float, _Piece]] = []
+        for result, weight in zip(results, weights, strict=True):
+            if piece := self._apart.get((result.work_id, result.version)):
+                apart.append((result, weight, piece))
+            else:
+                here.append((result, weight))
         gradient, policy_gradient = total([r for r, _ in here], [w for _, w in here], parameters, policy)
-        left = [(weight, piece) for weight, piece in zip(weights, pieces, strict=True) if piece]
-        for result, weight, piece in zip(results, weights, pieces, strict=True):
-            if piece:
-                policy_gradient.add_(borrowed(result.policy_update), alpha=weight)
+        for result, weight, _ in apart:
+            policy_gradient.add_(borrowed(result.policy_update), alpha=weight)
+        left = [(weight, piece) for _, weight, piece in apart]
         while left:
             self._make_again([piece for _, piece in left if piece.vector is None])
             nodes = list(dict.fromkeys(piece.node for _, piece in left))

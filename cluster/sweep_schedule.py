@@ -24,7 +24,10 @@ from metagen.search.models import optional
 from metagen.search.space import Domain, Space
 from metagen.strict import Strict
 
-TIME = "rung"
+
+def _compared(sweep: SweepConfig) -> dict[str, Any]:
+    """When schedulers compare trials, and by what."""
+    return {"time_attr": "rung", "metric": sweep.objectives[0], "mode": "min"}
 
 
 class Fifo:
@@ -51,9 +54,7 @@ class Asha:
     @staticmethod
     def make(sweep: SweepConfig, space: Space, options: AshaOptions) -> TrialScheduler:
         return AsyncHyperBandScheduler(
-            time_attr=TIME,
-            metric=sweep.objectives[0],
-            mode="min",
+            **_compared(sweep),
             max_t=sweep.rungs + 1,  # a trial ends by itself at its last rung
             grace_period=min(options.grace, sweep.rungs),
             reduction_factor=options.factor,
@@ -71,9 +72,7 @@ class Hyperband:
 
     @staticmethod
     def make(sweep: SweepConfig, space: Space, options: HyperbandOptions) -> TrialScheduler:
-        return HyperBandForBOHB(
-            time_attr=TIME, metric=sweep.objectives[0], mode="min", max_t=sweep.rungs, reduction_factor=options.factor
-        )
+        return HyperBandForBOHB(**_compared(sweep), max_t=sweep.rungs, reduction_factor=options.factor)
 
 
 class MedianOptions(Strict):
@@ -92,9 +91,7 @@ class Median:
     def make(sweep: SweepConfig, space: Space, options: MedianOptions) -> TrialScheduler:
         never: Any = math.inf  # pauses no trial to let others catch up: to start it again costs more
         return MedianStoppingRule(
-            time_attr=TIME,
-            metric=sweep.objectives[0],
-            mode="min",
+            **_compared(sweep),
             grace_period=options.grace,
             min_samples_required=options.least,
             min_time_slice=never,
@@ -130,9 +127,7 @@ class Pbt:
     @staticmethod
     def make(sweep: SweepConfig, space: Space, options: PbtOptions) -> TrialScheduler:
         return _Population(
-            time_attr=TIME,
-            metric=sweep.objectives[0],
-            mode="min",
+            **_compared(sweep),
             perturbation_interval=options.every,
             hyperparam_mutations={name: _mutations(domain) for name, domain in space.parameters.items()},
             quantile_fraction=options.quantile,
@@ -166,13 +161,9 @@ class Pb2:
                     decision: str = super().on_trial_result(controller, trial, result)
                 return decision
 
-        bounds: dict[str, Any] = {
-            name: list(domain.uniform or domain.loguniform or ()) for name, domain in space.parameters.items()
-        }
+        bounds: dict[str, Any] = {name: list(domain.ends) for name, domain in space.parameters.items()}
         return Bandits(
-            time_attr=TIME,
-            metric=sweep.objectives[0],
-            mode="min",
+            **_compared(sweep),
             perturbation_interval=options.every,
             hyperparam_bounds=bounds,
             quantile_fraction=options.quantile,
@@ -188,9 +179,9 @@ class _Within:
 
     def __call__(self, config: dict[str, Any]) -> dict[str, Any]:
         for name, domain in self.parameters.items():
-            bounds = domain.uniform or domain.loguniform
-            if bounds is not None:
-                config[name] = min(max(float(config[name]), bounds[0]), bounds[1])
+            if domain.finite is None:
+                low, high = domain.ends
+                config[name] = min(max(float(config[name]), low), high)
         return config
 
 

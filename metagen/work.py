@@ -115,10 +115,8 @@ def run(parts: Parts, item: WorkItem, snapshot: Snapshot, worker: str = "") -> W
     noises = [torch_generator(item.seed, "noise", item.step, item.index, slot) for slot in range(len(episodes))]
     theta, vector = unpacked(snapshot.theta).to(device), unpacked(snapshot.policy).to(device)
     estimate = parts.estimators[item.phase].estimate(parts.problem, theta, parts.policy, vector, episodes, noises)
-    gradient, update = (
-        packed(estimate.gradient, parts.problem.network.dtype),
-        packed(estimate.policy_gradient, torch.float32),
-    )
+    gradient = packed(estimate.gradient, parts.problem.network.dtype)
+    update = packed(estimate.policy_gradient, torch.float32)
     return WorkResult(
         item.work_id,
         item.step,

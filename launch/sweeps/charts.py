@@ -118,7 +118,7 @@ class Charts:
         domain, value = self.sweep.space[name], trial.assignment[name]
         if domain.choice is not None:
             return domain.labels.index(domain.label(value)) / max(1, len(domain.choice) - 1)
-        low, high = domain.range or domain.uniform or domain.loguniform or (0.0, 1.0)
+        low, high = domain.ends
         if domain.loguniform is not None:
             return math.log(value / low) / math.log(high / low)
         return float((value - low) / (high - low))
@@ -139,5 +139,5 @@ def _ticks(domain: Domain) -> list[tuple[float, str]]:
     if domain.choice is not None:
         count = max(1, len(domain.choice) - 1)
         return [(place / count, str(label)) for place, label in enumerate(domain.labels)]
-    low, high = domain.range or domain.uniform or domain.loguniform or (0.0, 1.0)
+    low, high = domain.ends
     return [(0.0, f"{low:.3g}"), (1.0, f"{high:.3g}")]

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from launch.preset import load_config
 from metagen.errors import UserError, nearest
 from metagen.search.config import SweepConfig
 from metagen.search.ledger import LEDGER, Ledger, Progress
-from metagen.values import override, put, read_yaml
+from metagen.values import override, put, read_yaml, to_yaml
 
 CONFIG = "sweep.yaml"
 
@@ -62,7 +59,7 @@ def create(folder: Path, sweep: SweepConfig) -> None:
     partial = folder / f".{CONFIG}.partial"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        partial.write_text(yaml.safe_dump(json.loads(sweep.model_dump_json()), sort_keys=False, width=100))
+        partial.write_text(to_yaml(sweep.model_dump(mode="json")))
         partial.replace(folder / CONFIG)
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror}): choose another --out") from None

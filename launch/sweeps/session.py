@@ -126,7 +126,7 @@ def preview(sweep: SweepConfig) -> None:
         line("networks", f"{sizes[0]:,} to {sizes[-1]:,} parameters, {sizes[len(sizes) // 2]:,} in the middle")
     else:
         raise UserError(f"all of {LOOKED_AT} proposals were refused: widen the limits or the space")
-    judge = Judge.of(sweep.judge, images, sweep.make_space().base.episode.shots)
+    judge = Judge.of(sweep.judge, images, space.base.episode.shots)
     line("trials", f"{sweep.trials}, each {sweep.steps} outer steps, judged every {sweep.every}: {sweep.rungs} times")
     line("search", f"{sweep.search.name}; schedule {sweep.schedule.name}; objectives {', '.join(sweep.objectives)}")
     line("judged by", f"{len(judge.bench.classes)} validation classes of {images.name}, {judge.steps} adaptation steps")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-import yaml
 from pydantic import Field, model_validator
 
 from metagen.errors import UserError
@@ -140,6 +139,3 @@ class SweepConfig(Strict):
     def rungs(self) -> int:
         """Judgements of a whole trial."""
         return -(-self.steps // self.every)
-
-    def to_yaml(self) -> str:
-        return yaml.safe_dump(self.model_dump(mode="json", exclude_defaults=True), sort_keys=False, width=100)

@@ -32,8 +32,7 @@ class Optuna:
 
     def __init__(self, sweep: SweepConfig, space: Space, sampler: Callable[[int], Any]) -> None:
         self.sweep, self.space, self._sampler = sweep, space, sampler
-        self.optuna = optional("optuna", "search " + sweep.search.name)
-        self.optuna.logging.set_verbosity(self.optuna.logging.WARNING)
+        self.optuna = quiet_optuna(sweep.search.name)
         self.study = self._study(seed_for(sweep.seed, "sampler"))
         self.asked: Any = None
         self.trials: dict[int, Any] = {}
@@ -135,8 +134,7 @@ class Bohb:
     def __init__(self, sweep: SweepConfig, space: Space, options: BohbOptions) -> None:
         self.sweep, self.space, self.options = sweep, space, options
         self.least = options.least or len(space.parameters) + 2
-        self.optuna = optional("optuna", "search bohb")
-        self.optuna.logging.set_verbosity(self.optuna.logging.WARNING)
+        self.optuna = quiet_optuna(sweep.search.name)
         self.studies: dict[int, Any] = {}
         self.proposed: Assignment = {}
         self.assignments: dict[int, Assignment] = {}
@@ -174,6 +172,13 @@ class Bohb:
                 self.judge(trial.number, {**trial.facts, **result})
 
 
+def quiet_optuna(search: str) -> Any:
+    """Optuna, for the search of that name, without its log of every trial."""
+    optuna = optional("optuna", f"search {search}")
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna
+
+
 def tpe(optuna: Any, seed: int, startup: int, multivariate: bool) -> Any:
     """Optuna's sampler for spaces with conditions and several trials at a time."""
     with warnings.catch_warnings():  # options that Optuna may yet change
@@ -193,11 +198,9 @@ def suggesting(asked: Any) -> Callable[[str, Domain], Any]:
     def suggest(name: str, domain: Domain) -> Any:
         if domain.choice is not None:
             return domain.labelled(asked.suggest_categorical(name, domain.labels))
-        if domain.range is not None:
-            low, high = domain.range
-            return asked.suggest_int(name, low, low + (high - low) // domain.step * domain.step, step=domain.step)
-        bounds = domain.uniform or domain.loguniform or (0.0, 1.0)
-        return asked.suggest_float(name, *bounds, log=domain.loguniform is not None)
+        if domain.finite is not None:
+            return asked.suggest_int(name, domain.finite[0], domain.finite[-1], step=domain.step)
+        return asked.suggest_float(name, *domain.ends, log=domain.loguniform is not None)
 
     return suggest
 
@@ -210,13 +213,10 @@ def described(optuna: Any, space: Space, assignment: Assignment) -> dict[str, An
         params[name] = domain.label(value) if domain.choice is not None else value
         if domain.choice is not None:
             distributions[name] = kinds.CategoricalDistribution(domain.labels)
-        elif domain.range is not None:
-            low, high = domain.range
-            high = low + (high - low) // domain.step * domain.step
-            distributions[name] = kinds.IntDistribution(low, high, step=domain.step)
+        elif domain.finite is not None:
+            distributions[name] = kinds.IntDistribution(domain.finite[0], domain.finite[-1], step=domain.step)
         else:
-            bounds = domain.uniform or domain.loguniform or (0.0, 1.0)
-            distributions[name] = kinds.FloatDistribution(*bounds, log=domain.loguniform is not None)
+            distributions[name] = kinds.FloatDistribution(*domain.ends, log=domain.loguniform is not None)
     return {"params": params, "distributions": distributions}
 
 

@@ -7,7 +7,7 @@ config, such as ``phases.0.outer.learning_rate``, and the structural names of ``
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -81,10 +81,17 @@ class Domain(Strict):
         return self.labels[known.index(wanted)]
 
     @property
-    def finite(self) -> tuple[Value, ...] | None:
+    def ends(self) -> tuple[float, float]:
+        """The lowest and the highest value; of numbers alone, not of a ``choice``."""
+        ends = self.range or self.uniform or self.loguniform
+        assert ends is not None
+        return ends
+
+    @property
+    def finite(self) -> Sequence[Value] | None:
         """All values in order; None where there are infinitely many."""
         if self.range is not None:
-            return tuple(range(self.range[0], self.range[1] + 1, self.step))
+            return range(self.range[0], self.range[1] + 1, self.step)
         return self.choice
 
     def draw(self, rng: np.random.Generator) -> Value:
@@ -100,7 +107,7 @@ class Domain(Strict):
         """Whether ``value`` is one of the domain's."""
         if (values := self.finite) is not None:
             return json.dumps(value) in {json.dumps(v) for v in values}
-        low, high = self.uniform or self.loguniform or (0.0, 0.0)
+        low, high = self.ends
         return isinstance(value, int | float) and low <= value <= high
 
 

@@ -18,7 +18,7 @@ from metagen.pool import Pool, one_thread
 from metagen.search.config import SweepConfig
 from metagen.search.inherit import inherited
 from metagen.search.judge import Judge
-from metagen.search.limits import Refused, check
+from metagen.search.limits import check
 from metagen.search.space import Assignment
 from metagen.state import MetaState, initial_state
 from metagen.tasks.imageset import ImageSet
@@ -126,6 +126,3 @@ def _write_config(folder: Path, config: RunConfig) -> None:
         (folder / CONFIG).write_text(config.to_yaml())
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror}): choose another --out") from None
-
-
-__all__ = ["KEEP", "Refused", "Rung", "folder_of", "method", "run_trial"]
