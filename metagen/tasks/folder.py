@@ -22,6 +22,7 @@ from metagen.tasks.pixels import CorruptImage, blank, decode, fit, with_polarity
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
 LAYOUT = "expected PATH/CLASS/IMAGE, or PATH/train/CLASS/IMAGE with valid/ and test/ beside train/"
+FLAT = "expected a folder with the images of one class in it"
 
 
 class _Class(NamedTuple):
@@ -32,7 +33,7 @@ class _Class(NamedTuple):
 
 def folder(config: DataConfig) -> ImageSet:
     """Read ``config.path``; raises ``UserError`` for a wrong layout, a corrupt or an oversized image."""
-    root = _root(config.path or "")
+    root = _root(config.path or "", LAYOUT)
     ignored: Counter[str] = Counter()
     found = _find(root, ignored)
     empty = [kind.name for kind in found if not kind.files]
@@ -87,7 +88,7 @@ def load_class_folder(path: str | Path, config: DataConfig) -> ImageSet:
     Size, channels, polarity and ``on_corrupt`` come from ``config``; its source and path are not read.
     Raises ``UserError`` if there are no images.
     """
-    root = _root(path)
+    root = _root(path, FLAT)
     ignored: Counter[str] = Counter()
     folders, files = _entries(root, root, ignored)
     if not files:
@@ -110,10 +111,10 @@ def load_class_folder(path: str | Path, config: DataConfig) -> ImageSet:
     )
 
 
-def _root(path: str | Path) -> Path:
+def _root(path: str | Path, layout: str) -> Path:
     root = Path(path).expanduser()
     if not root.is_dir():
-        raise UserError(f"{_shown(root)}: {'is not a folder' if root.exists() else 'no such folder'}; {LAYOUT}")
+        raise UserError(f"{_shown(root)}: {'is not a folder' if root.exists() else 'no such folder'}; {layout}")
     return root.resolve()
 
 

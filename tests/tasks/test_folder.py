@@ -174,5 +174,5 @@ def test_one_class_is_loaded_from_a_flat_folder(class_folders: Any) -> None:
     assert images.notes == ("1 corrupt images were skipped: 'bad.bmp'", "polarity invert: images were inverted")
     with pytest.raises(UserError, match=r"no images .* in this folder; its folders are 'mine': name one"):
         load_class_folder(root, config)
-    with pytest.raises(UserError, match="no such folder"):
+    with pytest.raises(UserError, match="no such folder; expected a folder with the images of one class"):
         load_class_folder(root / "missing", config)
