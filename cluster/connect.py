@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 import ray
+from ray._private import ray_constants
 
 from cluster.token import ensure_private
 from metagen.errors import UserError
@@ -66,9 +68,25 @@ def _start_local(cores: int, preload: bool) -> None:
     os.environ.update(ACTOR_ENVIRONMENT)
     if preload:
         os.environ.setdefault("RAY_preload_python_modules", "cluster.actor")
-    # "local": a cluster that happens to run on this machine is joined only if it is asked for.
-    ray.init(address="local", num_cpus=cores, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    with _on_loopback():
+        # "local": a cluster that happens to run on this machine is joined only if it is asked for.
+        ray.init(
+            address="local", num_cpus=cores, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
+        )
     _started_here = True
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """A Ray started within has its processes listen on 127.0.0.1 alone: nobody else reaches them, and the machine may
+    lose or change its network while they work. Ray does so by itself on macOS and has no argument for it elsewhere.
+    """
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 def actor_environment() -> dict[str, str]:

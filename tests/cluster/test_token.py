@@ -1,4 +1,5 @@
-"""Ray's token is made before Ray starts, and nobody else on the machine can read it."""
+"""Who can talk to the Ray that we start: nobody from outside this machine, and on it only who has the token, which is
+made before Ray starts and which nobody else can read."""
 
 from __future__ import annotations
 
@@ -90,17 +91,51 @@ for change in ({}, {"RAY_AUTH_TOKEN": "0" * 64}):
 """
 """Asks the cluster's head for what it knows, with the token and with another."""
 
+REACH = """
+import socket
+import ray
+from cluster.connect import start_ray
+from metagen.pool import Crew
+start_ray(None, [Crew(1, 1)])
+[node] = ray.nodes()
+ports = [int(ray.get_runtime_context().gcs_address.split(":")[1])]
+ports += [node[name] for name in ("NodeManagerPort", "ObjectManagerPort")]
+for port in ports:
+    answers = []
+    for address in ("127.0.0.1", "127.0.0.2"):
+        try:
+            socket.create_connection((address, port), timeout=5).close()
+        except ConnectionRefusedError:
+            answers.append("refused")
+        else:
+            answers.append("open")
+    print(*answers)
+"""
+"""Knocks at Ray's ports, at the address it is given and at another of this machine's."""
+
 
 @pytest.mark.ray
 @pytest.mark.slow
 def test_a_cluster_that_we_start_refuses_another_token(token: Path) -> None:
-    environment = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "RAY_AUTH_MODE")}
-    done = subprocess.run(
-        [sys.executable, "-c", START], capture_output=True, text=True, env=environment, timeout=240, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    right, wrong = done.stdout.split("\n", 1)
+    right, wrong = _printed(START).split("\n", 1)
     assert right.strip() == "0"
     assert wrong.startswith("1 ")
     assert "AuthenticationError" in wrong
     assert _mode(token) == 0o600
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere 127.0.0.2 is no address of this machine")
+def test_a_cluster_that_we_start_answers_on_loopback_alone(token: Path) -> None:
+    assert _printed(REACH).splitlines() == ["open refused"] * 3
+
+
+def _printed(script: str) -> str:
+    """What a driver of its own prints."""
+    environment = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "RAY_AUTH_MODE")}
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, env=environment, timeout=240, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -18,7 +19,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-BRIDGE, SPACE, NETWORK = "mgtest0", "mgtest", "10.93.7"
+BRIDGE, SPACE, LINK, NETWORK = "mgtest0", "mgtest", "mgt", "10.93.7"
+LINKS_SECONDS = 420.0
+"""More than all tests on hosts take."""
 LOCK = Path("/run/lock/metagen-test-hosts")
 ROOT = Path(__file__).resolve().parents[3]
 PRIVATE = ("/tmp", "/root", "/run")
@@ -79,7 +82,23 @@ def down() -> None:
             except ProcessLookupError:
                 continue
         subprocess.run(["ip", "netns", "del", space], capture_output=True, check=False)
+    _wait_for_links()
     subprocess.run(["ip", "link", "del", BRIDGE], capture_output=True, check=False)
+
+
+def _wait_for_links() -> None:
+    """Wait until no host's link is left. The kernel takes ours away some time after their processes. Those of a test in
+    another container that shares this network, whose lock and namespaces cannot be seen here, go when it is done.
+    """
+    deadline = time.monotonic() + LINKS_SECONDS
+    while True:
+        shown = subprocess.run(["ip", "-o", "link", "show", "type", "veth"], capture_output=True, text=True, check=True)
+        links = re.findall(rf"^\d+: ({LINK}\d+)[@:]", shown.stdout, re.MULTILINE)
+        if not links:
+            return
+        if time.monotonic() > deadline:
+            raise SystemExit(f"links that are not ours stay: ip link del {'; ip link del '.join(links)}")
+        time.sleep(0.1)
 
 
 @contextmanager
@@ -93,18 +112,18 @@ def alone() -> Iterator[None]:
 
 def cut(number: int) -> None:
     """Take a host off the network."""
-    _run("ip", "link", "set", f"mgt{number}", "down")
+    _run("ip", "link", "set", f"{LINK}{number}", "down")
 
 
 def join(number: int) -> None:
     """Put a host on the network again."""
-    _run("ip", "link", "set", f"mgt{number}", "up")
+    _run("ip", "link", "set", f"{LINK}{number}", "up")
 
 
 def limit(number: int, rate: str) -> None:
     """Bound a host's bandwidth in both directions, such as 200mbit; ``none`` lifts the bound."""
     for place in ([], ["-n", f"mgtest{number}"]):
-        device = "eth0" if place else f"mgt{number}"
+        device = "eth0" if place else f"{LINK}{number}"
         subprocess.run(["tc", *place, "qdisc", "del", "dev", device, "root"], capture_output=True, check=False)
         if rate != "none":
             shape = ["tbf", "rate", rate, "burst", "256kb", "latency", "400ms"]
@@ -112,7 +131,7 @@ def limit(number: int, rate: str) -> None:
 
 
 def _start(folder: Path, number: int) -> None:
-    space, link = f"mgtest{number}", f"mgt{number}"
+    space, link = f"mgtest{number}", f"{LINK}{number}"
     _run("ip", "netns", "add", space)
     _run("ip", "link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", space)
     _run("ip", "link", "set", link, "master", BRIDGE, "up")
@@ -175,7 +194,9 @@ def _wait_for_ssh(folder: Path, number: int) -> None:
 
 
 def _run(*command: str) -> None:
-    subprocess.run(command, check=True, capture_output=True)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)}: {done.stderr.strip()}")
 
 
 if __name__ == "__main__":
