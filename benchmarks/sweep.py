@@ -24,6 +24,9 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from itertools import product
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +37,15 @@ from metagen import tasks
 from metagen.bootstrap import interval
 from metagen.checkpoint import load_checkpoint
 from metagen.evaluate import Bench, choose_classes, method_of
-from metagen.pool import Crew, one_thread
+from metagen.pool import Crew, available_cores, one_thread
 from metagen.search.ledger import Ledger, Progress
 
 STEPS = 5
 """Adaptation steps that a loss is taken after, as in the preset."""
 LONG = 20_000
 """Outer steps that no training reaches within its time."""
+REPEATS = 3
+"""Trainings of a network that was found, each with a seed of its own."""
 
 
 def metagen(*arguments: object) -> None:
@@ -182,25 +187,21 @@ def losses(run: Path, count: int) -> list[float]:
 def search(work: Path, seeds: int, budget: float, seconds: float, count: int) -> None:
     from launch.sweeps.folder import load_sweep
 
-    one_thread()
     handmade = work / "handmade.yaml"
     work.mkdir(parents=True, exist_ok=True)
     handmade.write_text(load_sweep("sweep-laptop", ()).make_space().base.to_yaml())
-    tables: dict[str, list[list[float]]] = {"handmade": [], "default": [], "random": []}
+    runs = {"handmade": [trained(handmade, work / f"handmade-{n}", seconds, n) for n in range(REPEATS)]}
     sweeps: list[dict[str, Any]] = []
-    for repeat in range(3):
-        tables["handmade"].append(losses(trained(handmade, work / f"handmade-{repeat}", seconds, repeat), count))
-    for seed in range(seeds):
-        for name, changes in SEARCHES.items():
-            folder = work / f"{name}-{seed}"
-            progress = swept(folder, changes, budget, seed)
-            best = progress.ranked()[0]
-            sweeps.append({"search": name, "seed": seed, **shares(progress), "best": best.assignment})
-            exported = work / f"{name}-{seed}.yaml"
-            metagen("sweep", "best", folder, "--export", exported)
-            for repeat in range(3):
-                run = trained(exported, work / f"{name}-{seed}-run-{repeat}", seconds, repeat)
-                tables[name].append(losses(run, count))
+    for seed, (name, changes) in product(range(seeds), SEARCHES.items()):
+        folder, exported = work / f"{name}-{seed}", work / f"{name}-{seed}.yaml"
+        progress = swept(folder, changes, budget, seed)
+        sweeps.append({"search": name, "seed": seed, **shares(progress), "best": progress.ranked()[0].assignment})
+        metagen("sweep", "best", folder, "--export", exported)
+        for repeat in range(REPEATS):
+            run = trained(exported, work / f"{name}-{seed}-run-{repeat}", seconds, repeat)
+            runs.setdefault(name, []).append(run)
+    with ProcessPoolExecutor(available_cores(), get_context("spawn"), one_thread) as pool:
+        tables = {name: list(pool.map(losses, folders, [count] * len(folders))) for name, folders in runs.items()}
     means = {name: np.mean(rows, axis=0) for name, rows in tables.items()}
     figures = {
         "preset": "sweep-laptop",
