@@ -13,7 +13,7 @@ from torch import Tensor
 from metagen.flat import Layers, Layout
 from metagen.policies.agreement import agreement
 from metagen.policies.mlp import hidden_layer, parts_of
-from metagen.policies.policy import Gradient, Run, one_pass
+from metagen.policies.policy import Gradient, Run, one_pass, sized_step
 from metagen.policies.rules import RULES, State, safe_root
 from metagen.policies.steps import LearnedStepsOptions
 from metagen.seeding import torch_generator
@@ -75,11 +75,7 @@ class Alfa:
             hidden = hidden_layer(seen, parts["hidden"], parts["hidden_bias"])
             sizes = sizes + seen @ parts["weights"] + hidden @ parts["out"]
         direction = self.rule(run.state, gradient.mean, step, run.layers)
-        run.took(self.options.rule, sizes)
-        if run.traced:
-            run.directions.append(direction)
-            sizes = sizes.detach()
-        return torch.addcmul(parameters, run.layers.spread(sizes.exp()), direction, value=-1)
+        return sized_step(run, self.options.rule, parameters, direction, sizes)
 
     def hypergradient(self, run: Run, query: Sequence[tuple[int, Tensor]]) -> Tensor:
         return one_pass(run, query)

@@ -154,6 +154,16 @@ def later(query: Sequence[tuple[int, Tensor]], steps: int) -> Iterator[tuple[int
             yield j, total
 
 
+def sized_step(run: Run, rule: str, parameters: Tensor, direction: Tensor, log_sizes: Tensor) -> Tensor:
+    """The parameters ``[P]`` after a step along ``direction`` ``[P]`` by ``exp(log_sizes)`` ``[L]``, a size a layer; a
+    traced ``run`` keeps what ``one_pass`` needs of it."""
+    run.took(rule, log_sizes)
+    if run.traced:
+        run.directions.append(direction)
+        log_sizes = log_sizes.detach()
+    return torch.addcmul(parameters, run.layers.spread(log_sizes.exp()), direction, value=-1)
+
+
 def one_pass(run: Run, query: Sequence[tuple[int, Tensor]]) -> Tensor:
     """The hypergradient ``[G]`` of step sizes a layer, with the Jacobians of later steps dropped::
 

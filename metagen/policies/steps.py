@@ -12,7 +12,7 @@ from torch import Tensor
 
 from metagen.flat import Layout
 from metagen.policies.agreement import agreement
-from metagen.policies.policy import Gradient, Run, one_pass
+from metagen.policies.policy import Gradient, Run, one_pass, sized_step
 from metagen.policies.rules import RULES, known_rule
 from metagen.strict import Strict
 
@@ -71,11 +71,7 @@ class LearnedSteps:
     def step(self, run: Run, parameters: Tensor, gradient: Gradient, step: int) -> Tensor:
         sizes = self._log_sizes(run, agreement(run.state, run.layers, gradient), step)
         direction = self.rule(run.state, gradient.mean, step, run.layers)
-        run.took(self.options.rule, sizes)
-        if run.traced:
-            run.directions.append(direction)
-            sizes = sizes.detach()
-        return torch.addcmul(parameters, run.layers.spread(sizes.exp()), direction, value=-1)
+        return sized_step(run, self.options.rule, parameters, direction, sizes)
 
     def hypergradient(self, run: Run, query: Sequence[tuple[int, Tensor]]) -> Tensor:
         return one_pass(run, query)
