@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -238,6 +239,7 @@ def assert_same_state() -> Callable[[MetaState, MetaState], None]:
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
     """One local Ray for all tests marked ``ray``."""
+    import_module("cluster")  # it sets what Ray reads when it is imported
     import ray
 
     with pytest.MonkeyPatch.context() as patch:

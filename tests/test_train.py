@@ -100,8 +100,9 @@ def test_a_lost_actor_changes_nothing_but_time(
     run_to_end: Any,
     assert_same_state: Any,
     caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    """Actors are killed (SIGKILL) in the middle of their work, also the only one there is."""
+    """Actors are killed (SIGKILL) in the middle of their work, also the only one there is. We say so, Ray does not."""
     from cluster.pool import RayPool
 
     config = tiny_config(
@@ -116,6 +117,7 @@ def test_a_lost_actor_changes_nothing_but_time(
     parallel, _ = run_to_end(config, lambda parts: RayPool(parts.config, parts.images, workers))
     assert all(marker.exists() for marker in markers)
     assert sum("is lost with its actor" in record.message for record in caplog.records) >= deaths
+    assert "(raylet)" not in capfd.readouterr().out
     assert_same_state(parallel, serial)
 
 
