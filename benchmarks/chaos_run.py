@@ -17,6 +17,8 @@ from typing import Any
 import yaml
 from processes import descendants
 
+from launch.training.log import LOG, events
+
 HERE = Path(__file__).parent
 SECONDS = 900.0
 """A run that takes longer has hung."""
@@ -134,11 +136,8 @@ class Run:
 
     def events(self) -> list[dict[str, Any]]:
         """The run's log."""
-        try:
-            lines = (self.folder / "log.jsonl").read_bytes().split(b"\n")
-        except OSError:
-            return []
-        return [json.loads(line) for line in lines if line.startswith(b"{") and line.endswith(b"}")]
+        log = self.folder / LOG
+        return [event for _, event in events(log)] if log.exists() else []
 
     def step(self) -> int:
         return max((event["step"] for event in self.events() if event["event"] == "step"), default=0)
@@ -194,6 +193,7 @@ class Run:
 
 
 def path() -> str:
+    """``PYTHONPATH`` for processes that need this checkout and these scripts."""
     return os.pathsep.join([str(HERE), str(HERE.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 

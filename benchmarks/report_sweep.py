@@ -15,21 +15,23 @@ NAMES = {
 
 def search() -> str:
     values = result("sweep_search")
-    lines = ["| network | trainings | loss on test classes | difference |", "|---|---|---|---|"]
+    lines = ["| network | in the sweeps | trainings | loss on test classes | difference |", "|---|---|---|---|---|"]
     for name in ("default", "random", "handmade"):
         loss, minus = values["loss"][name], values["default_minus"].get(name)
         apart = f"{minus['mean']:+.4f} ({minus['low']:+.4f}, {minus['high']:+.4f})" if minus else ""
         trainings = len(values["trainings"][name])
         row = f"{loss['mean']:.4f} ({loss['low']:.4f}, {loss['high']:.4f})"
-        lines.append(f"| {NAMES[name]} | {trainings} | {row} | {apart} |")
+        judged = [sweep["validation_loss"] for sweep in values["sweeps"] if sweep["search"] == name]
+        swept = f"{fmean(judged):.4f} ({min(judged):.4f} to {max(judged):.4f})" if judged else ""
+        lines.append(f"| {NAMES[name]} | {swept} | {trainings} | {row} | {apart} |")
     lost = fmean(sweep["share_not_training"] for sweep in values["sweeps"])
     return (
         f"Sweeps of `{values['preset']}`, {values['budget_seconds']:.0f} s each, {values['seeds']} seeds; the best "
         f"network of each trained anew three times for {values['training_seconds']:.0f} s; losses of "
         f"{values['test_classes']} test classes after {values['adaptation_steps']} adaptation steps; differences are "
-        "the first's minus the row's, paired by class; 95% intervals (`benchmarks/results/sweep_search.json`):\n\n"
-        + "\n".join(lines)
-        + "\n\n"
+        "the first's minus the row's, paired by class; 95% intervals, which say nothing of other seeds of the search; "
+        "in the sweeps: the best trial's loss on validation classes, mean and range over seeds "
+        "(`benchmarks/results/sweep_search.json`):\n\n" + "\n".join(lines) + "\n\n"
         f"{lost:.0%} of the room for trials was not training and judging, but starting and scheduling.\n"
     )
 

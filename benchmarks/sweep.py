@@ -195,7 +195,9 @@ def search(work: Path, seeds: int, budget: float, seconds: float, count: int) ->
     for seed, (name, changes) in product(range(seeds), SEARCHES.items()):
         folder, exported = work / f"{name}-{seed}", work / f"{name}-{seed}.yaml"
         progress = swept(folder, changes, budget, seed)
-        sweeps.append({"search": name, "seed": seed, **shares(progress), "best": progress.ranked()[0].assignment})
+        best = progress.ranked()[0]
+        found = {"best": best.assignment, "validation_loss": best.objective("loss")}
+        sweeps.append({"search": name, "seed": seed, **shares(progress), **found})
         metagen("sweep", "best", folder, "--export", exported)
         for repeat in range(REPEATS):
             run = trained(exported, work / f"{name}-{seed}-run-{repeat}", seconds, repeat)
