@@ -1,4 +1,4 @@
-"""TensorBoard: what a run writes for people to look at as it goes."""
+"""What a run writes for people to look at as it goes: TensorBoard's events, and a picture of unseen classes."""
 
 from __future__ import annotations
 
@@ -16,15 +16,20 @@ from metagen.work import Parts
 
 CLASSES, SAMPLES = 6, 6
 """Unseen classes, and images of each, in the grids; from the validation split, so that test stays unread."""
+BLIND_STEPS = 10
+"""Inner steps before a network draws that is not shown the support set: without any it knows nothing of the class."""
+PICTURE = "unseen_classes.png"
+"""The newest grid, in the run folder."""
 
 
 class Board:
-    """Writes step reports, policy histograms and image grids; use as a context manager."""
+    """Writes step reports, policy histograms and image grids into a run folder; use as a context manager."""
 
     def __init__(self, folder: Path, parts: Parts, step: int) -> None:
         self.parts = parts
+        self.picture = folder / PICTURE
         # Steps after the checkpoint that a run resumes from are written again: hide the earlier ones.
-        self.writer = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
+        self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None)
         self.bench = self._bench()
         steps = parts.config.steps
         every = parts.config.log.images_every or -(-steps // 4)
@@ -83,5 +88,10 @@ class Board:
         assert self.bench is not None
         device = self.parts.problem.network.device
         method = Method(self.parts.problem, state.mean.to(device), self.parts.policy, state.policy.to(device))
-        rows = drawn(method, self.bench, self.bench.classes, steps=0, count=SAMPLES)
-        self.writer.add_image("unseen_classes", pixels(grid(rows)), step)
+        steps = BLIND_STEPS if self.parts.config.generator.architecture.set_conditioning == "none" else 0
+        rows = drawn(method, self.bench, self.bench.classes, steps, SAMPLES)
+        picture = grid(rows, titles=("shown", f"generated after {steps} inner steps" if steps else "generated"))
+        self.writer.add_image("unseen_classes", pixels(picture), step)
+        partial = self.picture.with_suffix(".partial")
+        picture.save(partial, "png")
+        partial.replace(self.picture)

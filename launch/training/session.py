@@ -138,7 +138,7 @@ def _drive(
         with (
             stop.listening(),
             _quiet_disk_errors(),
-            Board(folder / "tensorboard", parts, learner.state.step) as board,
+            Board(folder, parts, learner.state.step) as board,
             console,
         ):
             journal.start(learner.state.step, workers.kind, workers.count)
@@ -184,6 +184,8 @@ def _drive(
         raise KeyboardInterrupt
     save("final", state, last=True)
     journal.write("ended", step=step)
+    if board.picture.exists():
+        console.line(f"picture: {board.picture}")
     console.line(f"checkpoint: {folder / 'checkpoints' / 'final'}")
 
 

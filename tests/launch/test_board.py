@@ -64,6 +64,30 @@ def test_unseen_classes_are_drawn_as_training_goes(events: EventAccumulator) -> 
     assert drawn[0].encoded_image_string != drawn[-1].encoded_image_string
 
 
+def test_the_newest_picture_of_unseen_classes_lies_in_the_run_folder(trained: Path, events: EventAccumulator) -> None:
+    with (
+        Image.open(io.BytesIO(events.Images("unseen_classes")[-1].encoded_image_string)) as drawn,
+        Image.open(trained / "unseen_classes.png") as picture,
+    ):
+        assert np.array_equal(np.asarray(drawn), np.asarray(picture))
+
+
+@pytest.mark.parametrize(("conditioning", "adapts"), [("none", True), ("vector", False)])
+def test_a_network_that_is_shown_no_support_set_draws_after_adapting_to_it(
+    conditioning: str, adapts: bool, tiny_yaml: Path, tmp_path: Path, metagen: Any
+) -> None:
+    """Two policies that no training step used: only a picture that was drawn after inner steps tells them apart."""
+    drawn = []
+    for size in (1e-9, 0.01):
+        run = tmp_path / str(size)
+        changes = [f"generator.architecture.set_conditioning={conditioning}", "phases=[{estimator: joint, steps: 1}]"]
+        changes.append(f"policy={{name: fixed, options: {{rule: adam, step_size: {size}}}}}")
+        options = [part for change in changes for part in ("--set", change)]
+        assert metagen("train", tiny_yaml, "--run-dir", run, *options).code == 0
+        drawn.append((run / "unseen_classes.png").read_bytes())
+    assert (drawn[0] != drawn[1]) is adapts
+
+
 def test_images_are_drawn_as_often_as_asked_and_at_the_end(tiny_yaml: Path, tmp_path: Path, metagen: Any) -> None:
     folder = tmp_path / "run"
     assert metagen("train", tiny_yaml, "--run-dir", folder, "--set", "log.images_every=3").code == 0
