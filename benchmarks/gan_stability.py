@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +29,7 @@ import numpy as np
 import torch
 from environment import write
 from torch import Tensor
+from training import seconds, trained
 
 from metagen import tasks
 from metagen.bootstrap import interval
@@ -166,20 +166,15 @@ def main() -> None:
     parser.add_argument("--run-dir", type=Path, default=Path("runs/gan-stability"))
     options = parser.parse_args()
     one_thread()
-    found, seconds, steps = [], [], 0
+    found, took, steps = [], [], 0
     for seed in map(int, options.seeds.split(",")):
         run = options.run_dir / f"seed{seed}"
-        final = run / "checkpoints" / "final"
-        if not final.exists():
-            new = [options.preset, "--run-dir", str(run), "--seed", str(seed)]
-            new += ["--set", "generator.options.temperature=1.0"]  # samples as the losses draw them
-            new += ["--steps", str(options.steps)] if options.steps else []
-            command = ["resume", str(run)] if run.exists() else ["train", *new]
-            subprocess.run(["metagen", *command, "--pool", options.pool], check=True)
-        saved = load_checkpoint(final)
+        asked = ["--seed", str(seed), "--set", "generator.options.temperature=1.0"]  # samples as the losses draw them
+        asked += ["--steps", str(options.steps)] if options.steps else []
+        saved = load_checkpoint(trained(options.preset, run, *asked, workers=("--pool", options.pool)))
         steps = saved.state.step
         found.append(measure(saved, seed, options.classes, run))
-        seconds.append(final.stat().st_mtime - (run / "config.yaml").stat().st_mtime)
+        took.append(seconds(run))
         if len(found) == 1:
             picture(saved, found[0], seed, ROOT / "docs" / "images" / "gan_stability.png")
         print(f"seed {seed} done", flush=True)
@@ -188,7 +183,7 @@ def main() -> None:
         {
             "preset": options.preset,
             "outer_steps": steps,
-            "training_seconds": seconds,
+            "training_seconds": took,
             "seeds": options.seeds,
             "inner_steps": list(STEPS),
             "samples": SAMPLES,

@@ -9,12 +9,11 @@ launch/baselines/joint, and writes results/joint_baseline.json with the time tha
 from __future__ import annotations
 
 import argparse
-import subprocess
 from pathlib import Path
 
 from environment import write
+from training import seconds, trained
 
-from launch.training import run_folder
 from metagen.checkpoint import export_checkpoint, load_checkpoint
 from metagen.work import build_problem
 
@@ -25,15 +24,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--run-dir", type=Path, default=Path("runs/quickstart-joint"))
     options = parser.parse_args()
-    if not (options.run_dir / run_folder.CONFIG).exists():
-        subprocess.run(["metagen", "train", "quickstart-joint", "--run-dir", str(options.run_dir)], check=True)
-    final = options.run_dir / "checkpoints" / "final"
-    seconds = final.stat().st_mtime - (options.run_dir / run_folder.CONFIG).stat().st_mtime
-    saved = load_checkpoint(final)
+    saved = load_checkpoint(trained("quickstart-joint", options.run_dir))
     layout = build_problem(saved.config).network.layout
     export_checkpoint(TARGET, saved.config, layout, saved.state)
     size = sum(path.stat().st_size for path in TARGET.iterdir())
-    figures = {"training_seconds": seconds, "steps": saved.state.step, "parameters": layout.size, "bytes": size}
+    figures = {
+        "training_seconds": seconds(options.run_dir),
+        "steps": saved.state.step,
+        "parameters": layout.size,
+        "bytes": size,
+    }
     print(f"{figures}; wrote {TARGET} and {write('joint_baseline', figures)}")
 
 

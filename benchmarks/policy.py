@@ -20,13 +20,13 @@ import argparse
 import json
 import multiprocessing
 import os
-import subprocess
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+import training
 from environment import write
 from policy_arms import ARMS, PRESET, base_config, trained
 from policy_domains import bench, domains
@@ -113,13 +113,10 @@ def chain(jobs: list[Job], root: Path, images: dict[str, Any], policy_steps: int
 def train_base(seed: int, root: Path, steps: int | None, workers: int) -> None:
     """The generator of a seed, with one Ray actor a core."""
     folder = root / f"seed{seed}" / "base"
-    if (folder / "checkpoints" / "final").exists():
-        return
     config = folder.with_suffix(".yaml")
     config.parent.mkdir(parents=True, exist_ok=True)
     config.write_text(base_config(seed, steps).to_yaml())
-    what = ["resume", str(folder)] if folder.exists() else ["train", str(config), "--run-dir", str(folder)]
-    subprocess.run(["metagen", *what, "--actors", str(workers)], check=True)
+    training.trained(config, folder, workers=("--actors", str(workers)))
 
 
 def main() -> None:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ import numpy as np
 from environment import write
 from policy_arms import base_config
 from policy_domains import bench
+from training import trained
 
 from metagen import tasks
 from metagen.bootstrap import interval
@@ -47,14 +47,11 @@ def generator(name: str, root: Path, steps: int | None) -> Path:
     if not GENERATORS[name]:
         return root / "seed0" / "base" / "checkpoints" / "final"
     folder = root / "transfer" / name.replace(" ", "_")
-    if not (folder / "checkpoints" / "final").exists():
-        config = RunConfig.parse(override(base_config(0, steps).model_dump(mode="json"), GENERATORS[name]))
-        path = folder.with_suffix(".yaml")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(config.to_yaml())
-        what = ["resume", str(folder)] if folder.exists() else ["train", str(path), "--run-dir", str(folder)]
-        subprocess.run(["metagen", *what], check=True)
-    return folder / "checkpoints" / "final"
+    config = RunConfig.parse(override(base_config(0, steps).model_dump(mode="json"), GENERATORS[name]))
+    path = folder.with_suffix(".yaml")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(config.to_yaml())
+    return trained(path, folder)
 
 
 def measure(learned: Method, base: Method, valid: Bench, test: Bench) -> dict[str, Any]:

@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from environment import write
-
-from launch.training import run_folder
+from training import seconds, trained
 
 ROOT = Path(__file__).parent.parent
 
@@ -59,12 +58,7 @@ def main() -> None:
     parser.add_argument("--run-dir", type=Path)
     options = parser.parse_args()
     run = options.run_dir or Path("runs") / f"benchmark-{options.preset}-{options.seed}"
-    final = run / "checkpoints" / "final"
-    if not final.exists():
-        command = "resume" if run.exists() else "train"
-        what = [str(run)] if run.exists() else [options.preset, "--run-dir", str(run), "--seed", str(options.seed)]
-        subprocess.run(["metagen", command, *what], check=True)
-    seconds = final.stat().st_mtime - (run / run_folder.CONFIG).stat().st_mtime
+    trained(options.preset, run, "--seed", str(options.seed))
     tasks = ("--tasks", options.tasks)
     evaluations = [  # one core each
         evaluate(run, "pictograms", *tasks),
@@ -77,7 +71,7 @@ def main() -> None:
     figures = {
         "preset": options.preset,
         "seed": options.seed,
-        "training_seconds": seconds,
+        "training_seconds": seconds(run),
         "pictograms": figures_of(run, "pictograms"),
         "omniglot": figures_of(run, "omniglot"),
     }
@@ -85,7 +79,7 @@ def main() -> None:
     picture = ROOT / "docs" / "images" / f"{name}.png"
     picture.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy(run / "pictograms.png", picture)
-    print(f"trained in {seconds:.0f} s; wrote {path} and {picture}")
+    print(f"trained in {seconds(run):.0f} s; wrote {path} and {picture}")
 
 
 if __name__ == "__main__":

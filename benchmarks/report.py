@@ -16,6 +16,7 @@ from pathlib import Path
 
 import report_cluster
 import report_evidence as evidence
+import report_families
 import report_performance as performance
 import report_sweep
 from report_evidence import loss_table, result
@@ -200,6 +201,8 @@ FIGURES: dict[str, Callable[[], str]] = {
     "sweep-search": report_sweep.search,
     "sweep-inherit": report_sweep.inherit,
     "sweep-synthetic": report_sweep.synthetic,
+    "families": report_families.families,
+    "gan-stability": report_families.gan_stability,
     "command-times": command_times,
     "bandwidth": bandwidth,
     "policy-table": policy_table,

@@ -40,6 +40,7 @@ SCRIPTED: dict[str, Script] = {
     "second-order": Script("second_order.py", "Time and memory of exact meta-gradients."),
     "commands": Script("commands.py", "How long a user waits for a command."),
     "bandwidth": Script("bandwidth.py", "Results a second over a bounded link, against the model."),
+    "families": Script("families.py", "What every generator family shows after ten minutes of training."),
     "gan-stability": Script("gan_stability.py", "A meta-trained GAN against one from scratch.", seeds=True),
     "sweep": Script("sweep.py", "What a sweep finds, what it costs, and what inherited weights are worth."),
     "cluster-start": Script("cluster_start.py", "How long a cluster of three hosts takes."),

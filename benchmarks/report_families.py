@@ -1,0 +1,55 @@
+"""Figures of the generator families and of GANs under adaptation, for ``report.py``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from report_evidence import result
+
+from launch.benchmarks.markdown import spread, table
+
+STARTS = {"meta": "meta-trained", "scratch": "from scratch"}
+MEASURES = {"diversity": "diversity (1)", "coverage": "coverage", "energy": "energy score (lower is better)"}
+
+
+def _machine(values: dict[str, Any]) -> str:
+    machine = values["environment"]
+    return f"{machine['cores']} cores of an {machine['processor'].split(' (')[0]}"
+
+
+def families() -> str:
+    """Training time and recognisability of every family's preset."""
+    values = result("families")
+    rows = []
+    for name, found in values["families"].items():
+        samples = found["samples"]["methods"]
+        shares = (spread(samples[who]["recognisability"], 2) for who in ("meta", "real"))
+        diversity = spread(samples["meta"]["diversity"], 2)
+        took = f"{found['training_seconds']:.0f} s"
+        rows.append([f"`{name}`", f"`{found['preset']}`", took, f"{found['steps']:,}", *shares, diversity])
+    first = next(iter(values["families"].values()))
+    steps, classes = first["samples"]["steps"], first["classes"]
+    head = ["family", "preset", "training", "outer steps", "recognisability", "of other real images", "diversity (1)"]
+    return (
+        f"On {_machine(values)}; new images of {classes} unseen classes after {steps} inner steps, with 95% intervals "
+        f"over classes (`benchmarks/results/families.json`):\n\n{table(head, rows)}"
+    )
+
+
+def gan_stability() -> str:
+    """Diversity, coverage and energy score along adaptation, from meta-trained and from initial weights."""
+    values = result("gan_stability")
+    shown = [k for k in values["inner_steps"] if k in (0, 5, 20, 50, 200)]
+    rows = [
+        [title, STARTS[name], *(spread(values["figures"][name][measure][str(k)], 2) for k in shown)]
+        for measure, title in MEASURES.items()
+        for name in STARTS
+    ]
+    took = ", ".join(f"{seconds:.0f}" for seconds in values["training_seconds"])
+    count = sum(len(classes) for classes in values["classes"])
+    return (
+        f"{len(values['classes'])} seeds of the preset `{values['preset']}`, trained in {took} s on "
+        f"{_machine(values)}; {count} unseen classes in all, {values['samples']} images drawn of each, with 95% "
+        f"intervals over classes. A perfect generator's coverage would be {values['perfect_coverage']:.2f} "
+        f"(`benchmarks/results/gan_stability.json`):\n\n{table(['', '', *(f'{k} steps' for k in shown)], rows)}"
+    )
