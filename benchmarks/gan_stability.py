@@ -5,22 +5,25 @@
 Trains the preset ``gan`` for each seed, then adapts two networks of that architecture to ``K`` images of classes
 never seen, by the same inner loop, the same images and the same noise: the meta-trained one, and one at its
 initial weights (training from scratch on those images). Adam's step size is tuned for each of the two by the
-energy score after the last step, on validation classes. Along the way it measures
+energy score after the last step, on validation classes; what the other step sizes lead to is kept too. Along the way
+it measures
 
 - diversity: mean distance between two samples over that between two real images (0: collapse),
 - coverage: the share of real images with a sample near them (Naeem et al. 2020), beside what a perfect generator
   would get from as many samples,
 - the energy score,
 
-all against the class's images that were not shown. It writes results/gan_stability.json and
-docs/images/gan_stability.png. What an earlier call finished is not done again.
+all against the class's images that were not shown, on samples at temperature 1, as the losses draw them. It writes
+results/gan_stability.json and docs/images/gan_stability.png. What an earlier call finished is not done again.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +37,7 @@ from training import seconds, trained
 from metagen import tasks
 from metagen.bootstrap import interval
 from metagen.checkpoint import Checkpoint, load_checkpoint
+from metagen.config import RunConfig
 from metagen.evaluate import Bench, Method, choose_classes, method_of
 from metagen.generators import Condition
 from metagen.metrics.coverage import coverage, perfect_coverage
@@ -44,12 +48,13 @@ from metagen.picture import grid
 from metagen.pool import one_thread
 from metagen.seeding import torch_generator
 from metagen.tasks.episodes import Episode
+from metagen.values import override
 
 ROOT = Path(__file__).parent.parent
-STEPS = (0, 5, 10, 20, 50, 100, 200)
+STEPS = (0, 5, 20, 50, 100, 200, 500)
 STEP_SIZES = (3e-5, 2e-4, 1e-3)
 SAMPLES, SHOWN, ROWS, TUNING = 30, 6, 3, 2
-SHOWN_AT = (0, 20, 200)
+SHOWN_AT = (0, 50, 500)
 NEIGHBOURS = 3
 STARTS = ("meta", "scratch")
 
@@ -85,44 +90,69 @@ def figures(made: Tensor, real: Tensor) -> dict[str, float]:
     }
 
 
-def tuned(method: Method, bench: Bench, seed: int) -> float:
-    """Adam's step size with the best energy score after the last step, on the classes of ``bench``."""
+def tuning(method: Method, bench: Bench, seed: int) -> dict[float, dict[str, float]]:
+    """What each of Adam's step sizes leads to after the last step: means over the classes of ``bench``."""
     found = {}
     for size in STEP_SIZES:
         ends = [dict(along(method.with_adam(size), e, STEPS[-1:], seed))[STEPS[-1]] for e in episodes(bench)]
-        scores = [figures(made, e.query)["energy"] for made, e in zip(ends, episodes(bench), strict=True)]
-        found[size] = float(np.mean(scores))
-    return min(found, key=lambda size: found[size])
+        each = [figures(made, e.query) for made, e in zip(ends, episodes(bench), strict=True)]
+        found[size] = {name: float(np.mean([one[name] for one in each])) for name in each[0]}
+    return found
 
 
 def episodes(bench: Bench) -> list[Episode]:
     return [bench.episode(index) for index in bench.classes]
 
 
-def measure(saved: Checkpoint, seed: int, classes: int, keep: Path) -> dict[str, Any]:
-    """Both networks' figures for one seed; each is kept in a file of its own as it ends."""
+def measure(name: str, final: Path, seed: int, classes: int) -> dict[str, Any]:
+    """One network's figures for one seed, kept in a file beside the run's config, and samples to show in another."""
+    path = final.parent.parent / f"{name}-{classes}.json"
+    if not path.exists():
+        one_thread()
+        saved = load(final)
+        method = start_of(name, saved)
+        tried = tuning(method, bench_of(saved, "valid", TUNING, seed), seed)
+        size = min(tried, key=lambda size: tried[size]["energy"])
+        table: dict[str, dict[str, list[float]]] = {str(k): {} for k in STEPS}
+        drawn: list[Tensor] = []
+        for episode in episodes(bench_of(saved, "test", classes, seed)):
+            made = dict(along(method.with_adam(size), episode, STEPS, seed))
+            drawn.append(torch.cat([made[k][:SHOWN] for k in SHOWN_AT]))
+            for k in STEPS:
+                for metric, value in figures(made[k], episode.query).items():
+                    table[str(k)].setdefault(metric, []).append(value)
+        np.save(path.with_suffix(".npy"), torch.stack(drawn[:ROWS]).numpy())
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps({"step_size": size, "tuning": tried, "per_class": table}))
+        partial.replace(path)
+    kept: dict[str, Any] = json.loads(path.read_text())
+    return kept
+
+
+def load(final: Path) -> Checkpoint:
+    """A trained GAN that samples as its losses draw: the preset's temperature is for looks."""
+    saved = load_checkpoint(final)
+    config = override(saved.config.model_dump(mode="json"), ["generator.options.temperature=1.0"])
+    return replace(saved, config=RunConfig.parse(config))
+
+
+def bench_of(saved: Checkpoint, split: str, classes: int, seed: int) -> Bench:
     images, shots = tasks.load(saved.config.data), saved.config.episode.shots
-    tuning = Bench(images, choose_classes(images, "valid", shots, TUNING, seed)[0], shots, seed)
-    bench = Bench(images, choose_classes(images, "test", shots, classes, seed)[0], shots, seed)
-    out: dict[str, Any] = {}
-    for name in STARTS:
-        path = keep / f"{name}-{classes}.json"
-        if not path.exists():
-            method = start_of(name, saved)
-            size = tuned(method, tuning, seed)
-            table: dict[str, dict[str, list[float]]] = {str(k): {} for k in STEPS}
-            for episode in episodes(bench):
-                for k, made in along(method.with_adam(size), episode, STEPS, seed):
-                    for metric, value in figures(made, episode.query).items():
-                        table[str(k)].setdefault(metric, []).append(value)
-            partial = path.with_suffix(".partial")
-            partial.write_text(json.dumps({"step_size": size, "per_class": table}))
-            partial.replace(path)
-        out[name] = json.loads(path.read_text())
-    queries = [len(e.query) for e in episodes(bench)]
-    out["perfect_coverage"] = float(np.mean([perfect_coverage(SAMPLES, n, NEIGHBOURS) for n in queries]))
-    out["classes"] = [images.classes[index] for index in bench.classes]
-    return out
+    return Bench(images, choose_classes(images, split, shots, classes, seed)[0], shots, seed)
+
+
+def both(final: Path, seed: int, classes: int) -> dict[str, Any]:
+    """Both networks' figures for one seed, a process each, and what they are measured on."""
+    with ProcessPoolExecutor(len(STARTS), mp_context=multiprocessing.get_context("spawn")) as pool:
+        running = {name: pool.submit(measure, name, final, seed, classes) for name in STARTS}
+        out: dict[str, Any] = {name: future.result() for name, future in running.items()}
+    bench = bench_of(load(final), "test", classes, seed)
+    perfect = [perfect_coverage(SAMPLES, len(e.query), NEIGHBOURS) for e in episodes(bench)]
+    return {
+        **out,
+        "perfect_coverage": float(np.mean(perfect)),
+        "classes": [bench.images.classes[i] for i in bench.classes],
+    }
 
 
 def summary(found: list[dict[str, Any]]) -> dict[str, Any]:
@@ -139,18 +169,11 @@ def summary(found: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def picture(saved: Checkpoint, found: dict[str, Any], seed: int, target: Path) -> None:
+def picture(final: Path, seed: int, classes: int, target: Path) -> None:
     """Samples of some classes at the start, on the way and at the end, of both networks."""
-    images, shots = tasks.load(saved.config.data), saved.config.episode.shots
-    bench = Bench(images, tuple(images.classes.index(name) for name in found["classes"][:ROWS]), shots, seed)
-    rows = []
-    for episode in episodes(bench):
-        for name in STARTS:
-            method = start_of(name, saved).with_adam(found[name]["step_size"])
-            at = dict(along(method, episode, SHOWN_AT, seed))
-            rows.append(
-                (f"{name}: {episode.class_name}", episode.support, torch.cat([at[k][:SHOWN] for k in SHOWN_AT]))
-            )
+    shown = episodes(bench_of(load(final), "test", classes, seed))[:ROWS]
+    drawn = {name: torch.from_numpy(np.load(final.parent.parent / f"{name}-{classes}.npy")) for name in STARTS}
+    rows = [(f"{name}: {e.class_name}", e.support, drawn[name][i]) for i, e in enumerate(shown) for name in STARTS]
     target.parent.mkdir(parents=True, exist_ok=True)
     titles = ("shown", f"generated after {', '.join(map(str, SHOWN_AT[:-1]))} and {SHOWN_AT[-1]} steps, {SHOWN} each")
     grid(rows, titles=titles, scale=2).save(target)
@@ -166,17 +189,16 @@ def main() -> None:
     parser.add_argument("--run-dir", type=Path, default=Path("runs/gan-stability"))
     options = parser.parse_args()
     one_thread()
-    found, took, steps = [], [], 0
+    found, took, steps = [], [], []
     for seed in map(int, options.seeds.split(",")):
         run = options.run_dir / f"seed{seed}"
-        asked = ["--seed", str(seed), "--set", "generator.options.temperature=1.0"]  # samples as the losses draw them
-        asked += ["--steps", str(options.steps)] if options.steps else []
-        saved = load_checkpoint(trained(options.preset, run, *asked, workers=("--pool", options.pool)))
-        steps = saved.state.step
-        found.append(measure(saved, seed, options.classes, run))
+        asked = ["--seed", str(seed), *(["--steps", str(options.steps)] if options.steps else [])]
+        final = trained(options.preset, run, *asked, workers=("--pool", options.pool))
+        steps.append(load(final).state.step)
+        found.append(both(final, seed, options.classes))
         took.append(seconds(run))
         if len(found) == 1:
-            picture(saved, found[0], seed, ROOT / "docs" / "images" / "gan_stability.png")
+            picture(final, seed, options.classes, ROOT / "docs" / "images" / "gan_stability.png")
         print(f"seed {seed} done", flush=True)
     path = write(
         "gan_stability",
@@ -190,6 +212,7 @@ def main() -> None:
             "neighbours": NEIGHBOURS,
             "perfect_coverage": float(np.mean([f["perfect_coverage"] for f in found])),
             "step_sizes": {name: [f[name]["step_size"] for f in found] for name in STARTS},
+            "tuning": {name: [f[name]["tuning"] for f in found] for name in STARTS},
             "classes": [f["classes"] for f in found],
             "figures": summary(found),
         },
