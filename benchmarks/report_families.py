@@ -39,7 +39,7 @@ def families() -> str:
 def gan_stability() -> str:
     """Diversity, coverage and energy score along adaptation, from meta-trained and from initial weights."""
     values = result("gan_stability")
-    shown = [k for k in values["inner_steps"] if k in (0, 5, 20, 50, 200)]
+    shown = [k for k in values["inner_steps"] if k in (0, 20, 50, 100, 200, 500)]
     rows = [
         [title, STARTS[name], *(spread(values["figures"][name][measure][str(k)], 2) for k in shown)]
         for measure, title in MEASURES.items()
