@@ -4,18 +4,17 @@
 
 Trains the preset of each family as a user does, then evaluates it on unseen classes of the packaged set. Writes the
 time that training took, and how recognisable samples and real images are, to results/families.json, and the picture of
-each to docs/images/family-NAME.png. Families left out keep the figures that the file holds.
+each to docs/images/family-NAME.png. What an earlier call finished in the run folder is not done again.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 from pathlib import Path
 from typing import Any
 
-from environment import RESULTS, write
+from environment import write
 from quickstart import evaluate, figures_of
 from training import seconds, trained
 
@@ -61,14 +60,13 @@ def main() -> None:
     names = options.families.split(",")
     if unknown := set(names) - set(FAMILIES):
         parser.error(f"unknown families {sorted(unknown)}; known: {', '.join(FAMILIES)}")
-    kept = RESULTS / "families.json"
-    found = json.loads(kept.read_text())["families"] if kept.exists() else {}
+    found = {}
     for name in names:
         run = options.run_dir / name
         found[name] = measure(FAMILIES[name], run, options.tasks)
         shutil.copy(run / "evaluation.png", IMAGES / f"family-{name}.png")
-        path = write("families", {"families": {name: found[name] for name in FAMILIES if name in found}})
-        print(f"{name}: trained in {found[name]['training_seconds']:.0f} s; wrote {path}", flush=True)
+        print(f"{name}: trained in {found[name]['training_seconds']:.0f} s", flush=True)
+    print(f"wrote {write('families', {'families': found})}")
 
 
 if __name__ == "__main__":

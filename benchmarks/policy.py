@@ -112,11 +112,7 @@ def chain(jobs: list[Job], root: Path, images: dict[str, Any], policy_steps: int
 
 def train_base(seed: int, root: Path, steps: int | None, workers: int) -> None:
     """The generator of a seed, with one Ray actor a core."""
-    folder = root / f"seed{seed}" / "base"
-    config = folder.with_suffix(".yaml")
-    config.parent.mkdir(parents=True, exist_ok=True)
-    config.write_text(base_config(seed, steps).to_yaml())
-    training.trained(config, folder, workers=("--actors", str(workers)))
+    training.trained(base_config(seed, steps), root / f"seed{seed}" / "base", workers=("--actors", str(workers)))
 
 
 def main() -> None:

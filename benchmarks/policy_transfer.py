@@ -48,10 +48,7 @@ def generator(name: str, root: Path, steps: int | None) -> Path:
         return root / "seed0" / "base" / "checkpoints" / "final"
     folder = root / "transfer" / name.replace(" ", "_")
     config = RunConfig.parse(override(base_config(0, steps).model_dump(mode="json"), GENERATORS[name]))
-    path = folder.with_suffix(".yaml")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(config.to_yaml())
-    return trained(path, folder)
+    return trained(config, folder)
 
 
 def measure(learned: Method, base: Method, valid: Bench, test: Bench) -> dict[str, Any]:

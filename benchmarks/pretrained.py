@@ -4,8 +4,7 @@
 
 Exports the run's newest checkpoint (bf16) to launch/weights/pretrained, evaluates it on unseen classes of the packaged
 set and, with --omniglot, of Omniglot, as a user would, and writes results/pretrained.json with how the run was trained,
-which is read from its log, and the evaluations' pictures beside the weights. ``python benchmarks/report.py`` then fills
-the MODEL_CARD.md there.
+which is read from its log. ``python benchmarks/report.py`` then fills the MODEL_CARD.md there.
 """
 
 from __future__ import annotations
@@ -52,7 +51,7 @@ def evaluated(classes: int, omniglot: Path | None) -> dict[str, Any]:
         running = []
         for name, extra in data.items():
             out = Path(folder, f"{name}.json")
-            files = ["--json", str(out), "--picture", str(FOLDER / f"{name}.png")]
+            files = ["--json", str(out), "--picture", str(out.with_suffix(".png"))]
             command = ["metagen", "evaluate", NAME, "--tasks", str(classes), *files, *extra]
             running.append((name, out, subprocess.Popen(command)))
         codes = [process.wait() for *_, process in running]

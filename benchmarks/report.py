@@ -19,7 +19,7 @@ import report_evidence as evidence
 import report_families
 import report_performance as performance
 import report_sweep
-from report_evidence import loss_table, result
+from report_evidence import loss_table, machine, result
 
 ROOT = Path(__file__).parent.parent
 PLACE = re.compile(
@@ -29,10 +29,9 @@ PLACE = re.compile(
 
 def quickstart_time() -> str:
     values = result("quickstart")
-    machine = values["environment"]
     return (
         f"Measured: {values['training_seconds']:.0f} s from the run's start to its final checkpoint, on "
-        f"{machine['cores']} cores of an {machine['processor'].split(' (')[0]} "
+        f"{machine(values)} "
         f"(`benchmarks/results/quickstart.json`).\n"
     )
 
@@ -84,9 +83,8 @@ def second_order() -> str:
 
 def launch_times() -> str:
     values = result("launch")
-    machine = values["environment"]
     return (
-        f"On one machine of {machine['cores']} cores that played {values['hosts']} hosts, `init` took "
+        f"On one machine of {values['environment']['cores']} cores that played {values['hosts']} hosts, `init` took "
         f"{values['init_seconds']:.1f} s, `validate` {values['validate_seconds']:.1f} s, `up` "
         f"{values['up_seconds']:.0f} s until all had joined, "
         f"`submit` {values['submit_to_first_line_seconds']:.0f} s to the job's first line, and "
@@ -106,10 +104,9 @@ COMMANDS = {
 def command_times() -> str:
     values = result("commands")
     rows = "".join(f"| {title} | {values[name]['median']:.2f} s |\n" for name, title in COMMANDS.items())
-    machine = values["environment"]
     return (
-        f"Medians of {len(values['help_seconds']['each'])}, on {machine['cores']} cores of an "
-        f"{machine['processor'].split(' (')[0]} (`benchmarks/results/commands.json`):\n\n"
+        f"Medians of {len(values['help_seconds']['each'])}, on {machine(values)} "
+        f"(`benchmarks/results/commands.json`):\n\n"
         f"| what | takes |\n|---|---|\n{rows}"
     )
 

@@ -25,6 +25,12 @@ def result(name: str) -> dict[str, Any]:
     return values
 
 
+def machine(values: dict[str, Any]) -> str:
+    """What the figures were measured on."""
+    environment = values["environment"]
+    return f"{environment['cores']} cores of an {environment['processor'].split(' (')[0]}"
+
+
 def loss_table(values: dict[str, Any]) -> str:
     """Query losses of all methods of an evaluation, with intervals of the differences."""
     return markdown.losses(values["methods"], values["steps"], NAMES)
@@ -47,14 +53,14 @@ def features() -> str:
 
 def pretrained_recipe() -> str:
     values = result("pretrained")
-    machine = values["environment"]
+    processor = values["environment"]["processor"].split(" (")[0]
     rows = {
         "recipe": f"`metagen train {' '.join(values['preset_and_settings'])}`",
         "seed": values["seed"],
         "training": f"{values['steps']:,} of {values['steps_planned']:,} outer steps, {values['tasks_seen']:,} tasks "
         f"of {values['classes_seen']} classes",
         "time": f"{values['training_hours']:.1f} hours on {values['workers']} cores of an "
-        f"{machine['processor'].split(' (')[0]}, shared with other work; computed in {values['precision']}",
+        f"{processor}, shared with other work; computed in {values['precision']}",
         "size": f"{values['parameters']:,} parameters and {values['policy_parameters']:,} of the policy, "
         f"{values['megabytes']:.1f} MB",
     }
@@ -85,10 +91,9 @@ def few_shot_verdicts() -> str:
 
 def few_shot_training() -> str:
     values = result("few_shot")
-    machine = values["environment"]
     return (
         f"Preset `{values['preset']}`, {len(values['seeds'])} seeds, {values['image_passes']:,.0f} image passes of "
-        f"training each; {machine['cores']} cores of an {machine['processor'].split(' (')[0]} "
+        f"training each; {machine(values)} "
         f"(`benchmarks/results/few_shot.json`):\n\n{few_shot_report.training(values)}"
     )
 

@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from report_evidence import result
+from report_evidence import machine, result
 
 from launch.benchmarks.markdown import spread, table
 
 STARTS = {"meta": "meta-trained", "scratch": "from scratch"}
 MEASURES = {"diversity": "diversity (1)", "coverage": "coverage", "energy": "energy score (lower is better)"}
-
-
-def _machine(values: dict[str, Any]) -> str:
-    machine = values["environment"]
-    return f"{machine['cores']} cores of an {machine['processor'].split(' (')[0]}"
 
 
 def families() -> str:
@@ -31,7 +24,7 @@ def families() -> str:
     steps, classes = first["samples"]["steps"], first["classes"]
     head = ["family", "preset", "training", "outer steps", "recognisability", "of other real images", "diversity (1)"]
     return (
-        f"On {_machine(values)}; new images of {classes} unseen classes after {steps} inner steps, with 95% intervals "
+        f"On {machine(values)}; new images of {classes} unseen classes after {steps} inner steps, with 95% intervals "
         f"over classes (`benchmarks/results/families.json`):\n\n{table(head, rows)}"
     )
 
@@ -49,7 +42,7 @@ def gan_stability() -> str:
     count = sum(len(classes) for classes in values["classes"])
     return (
         f"{len(values['classes'])} seeds of the preset `{values['preset']}`, trained in {took} s on "
-        f"{_machine(values)}; {count} unseen classes in all, {values['samples']} images drawn of each, with 95% "
+        f"{machine(values)}; {count} unseen classes in all, {values['samples']} images drawn of each, with 95% "
         f"intervals over classes. A perfect generator's coverage would be {values['perfect_coverage']:.2f} "
         f"(`benchmarks/results/gan_stability.json`):\n\n{table(['', '', *(f'{k} steps' for k in shown)], rows)}"
     )
