@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from metagen.errors import UserError
-from metagen.search.space import Domain, Space
+from metagen.search.space import Assignment, Domain, Space
 from metagen.strict import Strict
 
 Objective = Literal["loss", "parameters", "flops", "latency"]
@@ -79,6 +79,9 @@ class SweepConfig(Strict):
     base: dict[str, Any]
     """The config of the run that trials vary."""
     space: dict[str, Domain]
+    first: tuple[Assignment, ...] = ()
+    """What to try before the searcher proposes: a value for every active parameter of the space. A sweep that begins
+    with what is used today ends no worse, as it judges."""
     trials: int = Field(20, ge=1)
     steps: int = Field(100, ge=1)
     """Outer steps of a whole trial: the full fidelity."""
@@ -117,6 +120,13 @@ class SweepConfig(Strict):
             space = self.make_space()
         except UserError as error:
             raise ValueError(str(error)) from None
+        if self.first and search == "grid":
+            raise ValueError("first: a grid tries all there is: leave first out, or use another search")
+        for number, values in enumerate(self.first):
+            try:
+                space.checked(values)
+            except UserError as error:
+                raise ValueError(f"first.{number}.{error}") from None
         if schedule in ("pbt", "pb2"):
             self._check_population(schedule, space)
         return self

@@ -43,6 +43,8 @@ class Optuna:
         )
 
     def propose(self, attempt: int) -> Assignment | None:
+        if attempt < len(self.sweep.first):
+            self.study.enqueue_trial(described(self.optuna, self.space, self.sweep.first[attempt])["params"])
         self.asked = self.study.ask()
         return self.space.assign(suggesting(self.asked))
 
@@ -141,6 +143,9 @@ class Bohb:
 
     def propose(self, attempt: int) -> Assignment | None:
         rng = numpy_generator(self.sweep.seed, "bohb", attempt)
+        if attempt < len(self.sweep.first):
+            self.proposed = self.sweep.first[attempt]
+            return self.proposed
         known = [rung for rung, study in self.studies.items() if len(study.trials) >= self.least]
         if not known or rng.random() < self.options.random:
             self.proposed = self.space.draw(rng)

@@ -14,7 +14,10 @@ from metagen.seeding import numpy_generator
 
 
 class Proposer(Protocol):
-    """Proposes assignments and hears what became of them. Trials are known by their number."""
+    """Proposes assignments, the sweep's ``first`` before its own, and hears what became of them.
+
+    Trials are known by their number.
+    """
 
     def propose(self, attempt: int) -> Assignment | None:
         """What to try in the ``attempt``-th proposal of the sweep, refused ones counted; None if all was proposed."""
@@ -48,6 +51,8 @@ class Random:
         self.sweep, self.space = sweep, space
 
     def propose(self, attempt: int) -> Assignment | None:
+        if attempt < len(self.sweep.first):
+            return self.sweep.first[attempt]
         return self.space.draw(numpy_generator(self.sweep.seed, "proposal", attempt))
 
     def take(self, number: int) -> None: ...

@@ -177,6 +177,25 @@ class Space:
         """``values`` without those of inactive parameters."""
         return self.assign(lambda name, domain: values[name])
 
+    def checked(self, values: Mapping[str, Value]) -> Assignment:
+        """``values`` as an assignment; raises ``UserError`` unless they are those of the active parameters."""
+        for name in values:
+            if name not in self.parameters:
+                raise UserError(f"{name}: not in the space{nearest(name, self.parameters)}")
+
+        def given(name: str, domain: Domain) -> Value:
+            if name not in values:
+                raise UserError(f"{name}: has no value")
+            if not domain.holds(values[name]):
+                among = ", ".join(map(str, domain.choice or ())) or "{} to {}".format(*domain.ends)
+                raise UserError(f"{name}: {values[name]!r} is not in the space: {among}")
+            return values[name]
+
+        assignment = self.assign(given)
+        if idle := set(values) - set(assignment):
+            raise UserError(f"{', '.join(sorted(idle))}: not there under the space's conditions; leave it out")
+        return assignment
+
     def draw(self, rng: np.random.Generator) -> Assignment:
         """An assignment at random."""
         return self.assign(lambda name, domain: domain.draw(rng))

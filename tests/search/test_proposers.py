@@ -102,3 +102,33 @@ def test_a_model_finds_the_bottom_of_a_bowl_also_after_a_break(
 def test_a_library_that_is_missing_is_named_with_the_command_that_installs_it() -> None:
     with pytest.raises(UserError, match=r"search x needs no_such_library .*pip install 'metagen\[sweep\]'"):
         optional("no_such_library", "search x")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"search": {"name": "random"}},
+        {"search": {"name": "tpe"}},
+        {"search": {"name": "nsga2"}, "objectives": ["loss", "parameters"], "schedule": {"name": "none"}},
+        {"search": {"name": "bohb"}, "schedule": {"name": "hyperband"}},
+    ],
+)
+def test_what_a_sweep_names_first_is_tried_first(tiny_sweep: Any, tmp_path: Path, changes: dict[str, Any]) -> None:
+    wanted = [{"levels": 2, "kind": [1, 2], "rate": 0.02}, {"levels": 1, "rate": 0.05}]
+    space = {
+        "levels": {"range": [1, 3]},
+        "kind": {"choice": [[1, 2], "none"], "when": {"levels": 2}},
+        "rate": {"loguniform": [0.001, 0.1]},
+    }
+    names = {"kind": "generator.options.kind", "rate": "phases.0.outer.learning_rate"}
+
+    def named(values: dict[str, Any]) -> dict[str, Any]:
+        return {names.get(name, name): value for name, value in values.items()}
+
+    sweep = tiny_sweep(**changes, space=named(space), first=[named(one) for one in wanted])
+    ledger = Ledger(tmp_path)
+    ledger.write("session", pid=1, host="here")
+    _drive(sweep, ledger, lambda a: float(a["levels"]), 4)
+    tried = [trial.assignment for trial in ledger.read()[0].trials.values()]
+    assert tried[:2] == [named(one) for one in wanted]
+    assert tried[2] not in tried[:2]

@@ -127,6 +127,21 @@ def test_a_space_that_makes_no_sense_is_one_line(tiny_sweep: Any, space: dict[st
         ({"every": 7}, "more than the trial's 6 steps"),
         ({"objectives": []}, "at least one"),
         ({"search": {"name": "tpee"}}, "tpe"),
+        ({"first": [{}]}, "first.0.generator.architecture.patch: has no value"),
+        ({"first": [{"level": 1}]}, "first.0.level: not in the space; did you mean 'levels'"),
+        ({"first": [{"generator.architecture.patch": 3}]}, "first.0.*: 3 is not in the space: 1, 2, 4"),
+        ({"first": [{"ema": 0.1}], "space": {"ema": {"uniform": [0.2, 0.5]}}}, "0.1 is not in the space: 0.2 to 0.5"),
+        (
+            {
+                "first": [{"levels": 2, "ema": 0.1}],
+                "space": {"levels": {"range": [1, 2]}, "ema": {"uniform": [0, 0.5], "when": {"levels": 1}}},
+            },
+            "first.0.ema: not there under the space's conditions",
+        ),
+        (
+            {"first": [{"levels": 2}], "space": {"levels": {"range": [1, 2]}}, "search": {"name": "grid"}},
+            "a grid tries all",
+        ),
         ({"base": {"seeed": 1}}, "did you mean 'seed'"),
     ],
 )
