@@ -58,6 +58,8 @@ class Problem:
     """Weight ``lambda`` of ``lambda / 2 |phi - theta|^2`` in the inner loss, which ties adaptation to its start."""
     sorter: Sorter | None = None
     """Sorts tasks into categories, for policies to choose by; None for none."""
+    withheld: int = 1
+    """Support images that an inner step withholds from each target: itself, and beyond 1 others at random."""
     exact: bool = True
     """Second derivatives in float32, whatever dtype the network computes in."""
     together: int = 1
@@ -161,8 +163,8 @@ class Inner:
 
     problem: Problem
     policy: Policy
-    condition: Condition
-    """Each support image with all the *others*."""
+    support: Tensor
+    """``[K, C, H, W]``."""
     start: Tensor
     """Where adaptation started ``[P]``: what the proximal term pulls back to."""
     place: Place | None
@@ -172,7 +174,7 @@ class Inner:
     def of(problem: Problem, policy: Policy, start: Tensor, support: Tensor) -> Inner:
         """Adapt from ``start [P]`` to ``support [K, C, H, W]``."""
         place = problem.sorter.place(support) if problem.sorter else None
-        return Inner(problem, policy, Condition.leave_one_out(support), start, place)
+        return Inner(problem, policy, support, start, place)
 
     def step(
         self, run: Run, phi: Tensor, step: int, rng: torch.Generator, differentiable: bool = False
@@ -182,15 +184,16 @@ class Inner:
         ``differentiable``: exactly so in ``phi``, ``start``, ``run.vector`` and ``run.state``.
         """
         if isinstance(self.policy, Solver):
-            return self.policy.solve(run, self.problem, phi, self.condition, rng)
+            return self.policy.solve(run, self.problem, phi, self.shown(rng), rng)
         take = self.problem.differentiable_gradient if differentiable else self.problem.gradient
         return self.stepped(run, phi, step, [take(*look) for look in self.looks(phi, step, rng)])
 
     def looks(self, phi: Tensor, step: int, rng: torch.Generator) -> list[Look]:
         """What inner step ``step`` asks for at ``phi [P]``: one gradient, or those of two halves of the support set."""
-        condition, draws, count = self.condition, self.problem.draws, len(self.condition.support)
+        draws, count = self.problem.draws, len(self.support)
         # Halves share one draw of noise, so that their mean is the gradient of the whole set.
         draw = self.problem.family.draw(count * draws, rng)
+        condition = self.shown(rng)
         if not (self.policy.wants_halves(step) and count > 1):
             return [Look(phi, condition, condition.support.repeat_interleave(draws, dim=0), draw)]
 
@@ -202,11 +205,15 @@ class Inner:
 
         return [look(rows) for rows in torch.randperm(count, generator=rng).tensor_split(2)]
 
+    def shown(self, rng: torch.Generator) -> Condition:
+        """Which support images each of them is conditioned on in one inner step: some of the others."""
+        return Condition.withholding(self.support, self.problem.withheld, rng)
+
     def stepped(
         self, run: Run, phi: Tensor, step: int, found: Sequence[tuple[float | Tensor, Tensor]]
     ) -> tuple[Tensor, float]:
         """As ``step``, with what its ``looks`` found."""
-        problem, support = self.problem, self.condition.support
+        problem, support = self.problem, self.support
         (loss, slope), *rest = [
             (torch.as_tensor(value, dtype=vector.dtype, device=vector.device), self._masked(vector))
             for value, vector in found
@@ -242,10 +249,10 @@ def adapt(
     """Adapt ``parameters [P]`` to ``support [K, C, H, W]``; yields the start and then each of ``steps`` steps.
 
     Each step takes the mean loss over ``K * draws`` noisy copies of the support images, each conditioned on
-    the *other* support images, and hands its gradient to the policy. A policy may ask for the gradients of two
-    halves of the support set apart: how far they agree says how much of what they ask for is of the class and
-    how much of the single image. Both halves share one draw of noise, so that their mean is the gradient of the whole
-    set. A policy that solves for the parameters gets the images instead. Once a policy has finished, the parameters
+    the *other* support images or some of them (``withheld``), and hands its gradient to the policy. A policy may ask
+    for the gradients of two halves of the support set apart: how far they agree says how much of what they ask for is
+    of the class and how much of the single image. Both halves share one draw of noise, so that their mean is the
+    gradient of the whole set. A policy that solves for the parameters gets the images instead. Once a policy has finished, the parameters
     stay and nothing more is computed. ``parameters`` is not changed.
     """
     for [step] in adapt_all(problem, [parameters], [support], policy, [run], steps, [rng]):

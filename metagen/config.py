@@ -54,6 +54,9 @@ class EpisodeConfig(Strict):
     queries: int = Field(10, ge=1, le=1000)
     draws: int = Field(4, ge=1, le=1000)
     """Noise draws for each support image in an inner step."""
+    withheld: int = Field(1, ge=1, le=1000)
+    """Support images that an inner step does not show to the one that it draws: itself, and beyond 1 others at random,
+    anew at every step. One at least is always shown."""
 
 
 class PhaseConfig(Strict):

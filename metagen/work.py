@@ -74,8 +74,16 @@ def build_problem(config: RunConfig) -> Problem:
     found = config.categories.found
     sorter = Sorter(found) if found else None
     together = 1 if config.together == "auto" else config.together
-    draws, proximal = config.episode.draws, config.policy.proximal
-    return Problem(family, network, draws, adapted, proximal, sorter, together=together)
+    return Problem(
+        family,
+        network,
+        draws=config.episode.draws,
+        adapted=adapted,
+        proximal=config.policy.proximal,
+        sorter=sorter,
+        withheld=config.episode.withheld,
+        together=together,
+    )
 
 
 def device_of(config: RunConfig) -> torch.device:

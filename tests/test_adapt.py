@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from metagen.adapt import Problem, adapt
+from metagen import work
+from metagen.adapt import Inner, Problem, adapt
 from metagen.generators import Condition
 from metagen.policies import REGISTRY, Gradient, Policy, Run
 from metagen.policies.fixed import Fixed, FixedOptions
@@ -103,6 +104,33 @@ def test_each_image_is_conditioned_on_all_the_others(shots: int) -> None:
 
 def test_one_image_alone_is_conditioned_on_itself() -> None:
     assert Condition.leave_one_out(_support(1)).members.tolist() == [[1.0]]
+
+
+@pytest.mark.parametrize(("shots", "count"), [(5, 2), (5, 3), (5, 4), (3, 9), (2, 2)])
+def test_withheld_are_an_image_itself_and_others_that_change(shots: int, count: int) -> None:
+    rng = torch_generator("withheld")
+    drawn = [Condition.withholding(_support(shots), count, rng).members for _ in range(50)]
+    for members in drawn:
+        assert members.diagonal().eq(0).all()
+        assert members.sum(1).tolist() == [max(1, shots - count)] * shots
+    seen = torch.stack(drawn).mean(0)
+    assert (seen + torch.eye(shots) > 0).all()  # each of the others is shown at times
+
+
+def test_withholding_one_is_leaving_one_out_and_draws_nothing() -> None:
+    rng = torch_generator("withheld")
+    before = rng.get_state()
+    members = Condition.withholding(_support(4), 1, rng).members
+    assert torch.equal(members, Condition.leave_one_out(_support(4)).members)
+    assert torch.equal(rng.get_state(), before)
+
+
+def test_an_inner_step_shows_as_few_as_the_config_says(tiny_config: Any) -> None:
+    problem = work.build_problem(tiny_config("episode.withheld=4"))
+    policy = Fixed(FixedOptions())
+    inner = Inner.of(problem, policy, problem.network.initial, torch.rand(5, 1, 16, 16))
+    [look] = inner.looks(problem.network.initial, 0, torch_generator("looks"))
+    assert look.condition.members.sum(1).tolist() == [1.0] * 5
 
 
 def test_each_task_sees_its_own_support_images() -> None:

@@ -53,7 +53,7 @@ class ClosedForm:
         for episode, rng in zip(episodes, rngs, strict=True):
             problem.network.load(theta)
             log_strength, c_0 = policy_vector.detach().clone().requires_grad_(), loaded_weights(problem)
-            condition = Condition.leave_one_out(episode.support)
+            condition = Condition.withholding(episode.support, problem.withheld, rng)
             shown = regression(problem, condition, condition.support.repeat_interleave(problem.draws, dim=0), rng)
             c = shown.normal().solve(c_0, log_strength.double().exp())
             asked = Condition.of_tasks(episode.support[None])

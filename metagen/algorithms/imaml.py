@@ -13,7 +13,6 @@ from torch import Tensor
 from metagen.adapt import Inner, Problem
 from metagen.algorithms.estimator import Estimate, Needs
 from metagen.algorithms.query import Query, add
-from metagen.generators.family import Condition
 from metagen.policies.policy import Policy, Run
 from metagen.strict import Strict
 from metagen.tasks.episodes import Episode
@@ -94,11 +93,8 @@ class Solved:
 def _curvature(inner: Inner, phi: Tensor, draws: int, rng: torch.Generator) -> Callable[[Tensor], Tensor]:
     """``v -> H v`` of the support loss at ``phi [P]``; the graph is made once."""
     point = phi.detach().requires_grad_()
-    condition = inner.condition
-    images = condition.support.repeat_interleave(draws, dim=0)
-    _, slope = inner.problem.differentiable_gradient(
-        point, Condition(condition.support, condition.members), images, rng
-    )
+    images = inner.support.repeat_interleave(draws, dim=0)
+    _, slope = inner.problem.differentiable_gradient(point, inner.shown(rng), images, rng)
 
     def product(v: Tensor) -> Tensor:
         (found,) = torch.autograd.grad(slope, point, v, retain_graph=True)

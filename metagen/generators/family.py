@@ -41,6 +41,21 @@ class Condition:
         members = 1.0 - torch.eye(K, device=support.device) if K > 1 else torch.ones(1, 1, device=support.device)
         return Condition(support, members)
 
+    @staticmethod
+    def withholding(support: Tensor, count: int, rng: torch.Generator) -> Condition:
+        """As ``leave_one_out``, with ``count`` images withheld from each group: its own, and others drawn at random.
+
+        Which image is missing names it. Where more are missing than the one that is to be drawn, what a group sees
+        leaves open which that is. One image at least is always seen; a ``count`` of 1 draws nothing from ``rng``.
+        """
+        K = support.shape[0]
+        count = min(count, K - 1)
+        if count <= 1:
+            return Condition.leave_one_out(support)
+        order = torch.rand(K, K, generator=rng).fill_diagonal_(2.0)  # its own image is the first to go
+        members = torch.ones(K, K).scatter_(1, order.topk(count, dim=1).indices, 0.0)
+        return Condition(support, members.to(support.device))
+
 
 class Family(Protocol):
     """One generator family. It holds no parameters: they are those of the network it builds.
