@@ -248,12 +248,12 @@ def adapt(
 ) -> Iterator[Step]:
     """Adapt ``parameters [P]`` to ``support [K, C, H, W]``; yields the start and then each of ``steps`` steps.
 
-    Each step takes the mean loss over ``K * draws`` noisy copies of the support images, each conditioned on
-    the *other* support images or some of them (``withheld``), and hands its gradient to the policy. A policy may ask
-    for the gradients of two halves of the support set apart: how far they agree says how much of what they ask for is
-    of the class and how much of the single image. Both halves share one draw of noise, so that their mean is the
-    gradient of the whole set. A policy that solves for the parameters gets the images instead. Once a policy has finished, the parameters
-    stay and nothing more is computed. ``parameters`` is not changed.
+    Each step takes the mean loss over ``K * draws`` noisy copies of the support images, each conditioned on the
+    *other* support images or some of them (``withheld``), and hands its gradient to the policy. A policy may ask
+    for the gradients of two halves of the support set apart: how far they agree says how much of what they ask for
+    is of the class and how much of the single image. Both halves share one draw of noise, so that their mean is the
+    gradient of the whole set. A policy that solves for the parameters gets the images instead. Once a policy has
+    finished, the parameters stay and nothing more is computed. ``parameters`` is not changed.
     """
     for [step] in adapt_all(problem, [parameters], [support], policy, [run], steps, [rng]):
         yield step
