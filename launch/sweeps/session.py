@@ -99,6 +99,18 @@ def preview(sweep: SweepConfig) -> None:
     one_thread()
     images, space = _images(sweep), sweep.make_space()
     console = Console(highlight=False, markup=False, emoji=False)
+
+    def show(assignment: Assignment, said: Facts | Refused) -> None:
+        size = said if isinstance(said, Refused) else f"{said.parameters:,} parameters, {said.flops / 1e6:,.0f} MFLOPs"
+        console.print(f"  {size}: {choices(assignment)}", soft_wrap=True)
+
+    if sweep.first:
+        console.print(f"{sweep.name}: tried first", style="bold")
+    for assignment in sweep.first:
+        try:
+            show(assignment, admitted(sweep, space, assignment)[1])
+        except Refused as refused:
+            show(assignment, refused)
     console.print(f"{sweep.name}: proposals at random", style="bold")
     found: list[Facts] = []
     refusals: list[tuple[int, Assignment, str]] = []
@@ -111,8 +123,7 @@ def preview(sweep: SweepConfig) -> None:
             continue
         found.append(facts)
         if len(found) <= SHOWN:
-            size = f"{facts.parameters:,} parameters, {facts.flops / 1e6:,.0f} MFLOPs"
-            console.print(f"  {size}: {choices(assignment)}", soft_wrap=True)
+            show(assignment, facts)
 
     def line(name: str, text: str) -> None:
         console.print(f"{name:<11}{text}", soft_wrap=True)

@@ -65,6 +65,13 @@ def test_the_laptop_tries_the_quickstarts_network_first() -> None:
     assert mine.model_copy(update={"architecture": architecture}) == theirs
 
 
+def test_a_dry_run_shows_what_is_tried_first_even_if_it_is_refused(metagen: Any) -> None:
+    done = metagen("sweep", "sweep-laptop", "--dry-run")
+    assert re.search(r"tried first\n +845,476 parameters.*width 64", done.out), done.err
+    done = metagen("sweep", "sweep-laptop", "--dry-run", "--set", "limits.parameters=8e5")
+    assert re.search(r"tried first\n +parameters .* is above limits.parameters", done.out), done.err
+
+
 def test_a_dry_run_says_what_would_be_tried_and_writes_nothing(
     metagen: Any, sweep_yaml: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
