@@ -279,12 +279,16 @@ def pool(features: Features, members: Tensor) -> Features:
     pooled: Features = []
     for feature in features:
         w = weights.to(feature.dtype)
-        mean = torch.tensordot(w, feature, dims=1)
-        if feature.ndim == 4:
-            variance = torch.tensordot(w, feature.square(), dims=1) - mean.square()
-            # The floor keeps the root's slope finite where a set of one image has no spread.
-            mean = channels_last(torch.cat([mean, variance.clamp_min(1e-4).sqrt()], dim=1))
-        pooled.append(mean)
+        if feature.ndim == 2:
+            pooled.append(w @ feature)
+            continue
+        pixels = feature.movedim(1, -1)  # as they lie in memory: [N, h, w, C]
+        rows = pixels.flatten(1)
+        mean = w @ rows
+        variance = w @ rows.square() - mean.square()
+        # The floor keeps the root's slope finite where a set of one image has no spread.
+        both = [part.unflatten(1, pixels.shape[1:]) for part in (mean, variance.clamp_min(1e-4).sqrt())]
+        pooled.append(torch.cat(both, dim=-1).movedim(-1, 1))
     return pooled
 
 
