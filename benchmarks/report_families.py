@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from statistics import mean
+from typing import Any
+
 from report_evidence import machine, result
 
 from launch.benchmarks.markdown import spread, table
@@ -30,7 +33,8 @@ def families() -> str:
 
 
 def gan_stability() -> str:
-    """Diversity, coverage and energy score along adaptation, from meta-trained and from initial weights."""
+    """Diversity, coverage and energy score along adaptation, from meta-trained and from initial weights; and what each
+    step size leads to in the end."""
     values = result("gan_stability")
     shown = [k for k in values["inner_steps"] if k in (0, 20, 50, 100, 200, 500)]
     rows = [
@@ -38,11 +42,27 @@ def gan_stability() -> str:
         for measure, title in MEASURES.items()
         for name in STARTS
     ]
-    took = ", ".join(f"{seconds:.0f}" for seconds in values["training_seconds"])
+    steps, took = (", ".join(f"{v:.0f}" for v in values[key]) for key in ("outer_steps", "training_seconds"))
     count = sum(len(classes) for classes in values["classes"])
     return (
-        f"{len(values['classes'])} seeds of the preset `{values['preset']}`, trained in {took} s on "
+        f"{len(values['classes'])} seeds of the preset `{values['preset']}`, trained for {steps} outer steps in {took} s on "
         f"{machine(values)}; {count} unseen classes in all, {values['samples']} images drawn of each, with 95% "
         f"intervals over classes. A perfect generator's coverage would be {values['perfect_coverage']:.2f} "
-        f"(`benchmarks/results/gan_stability.json`):\n\n{table(['', '', *(f'{k} steps' for k in shown)], rows)}"
+        f"(`benchmarks/results/gan_stability.json`):\n\n{table(['', '', *(f'{k} steps' for k in shown)], rows)}\n"
+        f"On validation classes after {values['inner_steps'][-1]} steps, at each of Adam's step sizes (means; each row "
+        f"above takes the size with the lowest energy score):\n\n{_sizes(values['tuning'])}"
     )
+
+
+def _sizes(tuning: Any) -> str:
+    """What each step size leads to, meta-trained and from scratch, means over seeds."""
+    sizes = list(tuning["meta"][0])
+    rows = [
+        [
+            size,
+            *(f"{mean(seed[size][measure] for seed in tuning[name]):.2f}" for measure in MEASURES for name in STARTS),
+        ]
+        for size in sizes
+    ]
+    head = [f"{title.partition(' (')[0]}, {STARTS[name]}" for title in MEASURES.values() for name in STARTS]
+    return table(["step size", *head], rows)
