@@ -45,8 +45,8 @@ def gan_stability() -> str:
     steps, took = (", ".join(f"{v:.0f}" for v in values[key]) for key in ("outer_steps", "training_seconds"))
     count = sum(len(classes) for classes in values["classes"])
     return (
-        f"{len(values['classes'])} seeds of the preset `{values['preset']}`, trained for {steps} outer steps in {took} s "
-        f"on {machine(values)}; {count} unseen classes in all, {values['samples']} images drawn of each, with 95% "
+        f"{len(values['classes'])} seeds of the preset `{values['preset']}`, trained for {steps} outer steps in {took} "
+        f"s on {machine(values)}; {count} unseen classes in all, {values['samples']} images drawn of each, with 95% "
         f"intervals over classes. A perfect generator's coverage would be {values['perfect_coverage']:.2f} "
         f"(`benchmarks/results/gan_stability.json`):\n\n{table(['', '', *(f'{k} steps' for k in shown)], rows)}\n"
         f"On validation classes after {values['inner_steps'][-1]} steps, at each of Adam's step sizes (means; each row "
