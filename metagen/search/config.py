@@ -124,7 +124,7 @@ class SweepConfig(Strict):
             raise ValueError("first: a grid tries all there is: leave first out, or use another search")
         for number, values in enumerate(self.first):
             try:
-                space.checked(values)
+                space.check(values)
             except UserError as error:
                 raise ValueError(f"first.{number}.{error}") from None
         if schedule in ("pbt", "pb2"):
@@ -140,6 +140,10 @@ class SweepConfig(Strict):
                 )
             if schedule == "pb2" and domain.finite is not None:
                 raise ValueError(f"space.{name}: pb2 models continuous values: use uniform or loguniform, or pbt")
+
+    def given(self, attempt: int) -> Assignment | None:
+        """What the ``attempt``-th proposal is by ``first``; None for the searcher's own."""
+        return self.first[attempt] if attempt < len(self.first) else None
 
     def make_space(self) -> Space:
         """The space, over the base run at full fidelity."""

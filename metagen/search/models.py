@@ -43,8 +43,8 @@ class Optuna:
         )
 
     def propose(self, attempt: int) -> Assignment | None:
-        if attempt < len(self.sweep.first):
-            self.study.enqueue_trial(described(self.optuna, self.space, self.sweep.first[attempt])["params"])
+        if given := self.sweep.given(attempt):
+            self.study.enqueue_trial(described(self.optuna, self.space, given)["params"])
         self.asked = self.study.ask()
         return self.space.assign(suggesting(self.asked))
 
@@ -142,10 +142,10 @@ class Bohb:
         self.assignments: dict[int, Assignment] = {}
 
     def propose(self, attempt: int) -> Assignment | None:
+        if given := self.sweep.given(attempt):
+            self.proposed = given
+            return given
         rng = numpy_generator(self.sweep.seed, "bohb", attempt)
-        if attempt < len(self.sweep.first):
-            self.proposed = self.sweep.first[attempt]
-            return self.proposed
         known = [rung for rung, study in self.studies.items() if len(study.trials) >= self.least]
         if not known or rng.random() < self.options.random:
             self.proposed = self.space.draw(rng)

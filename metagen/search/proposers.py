@@ -51,9 +51,7 @@ class Random:
         self.sweep, self.space = sweep, space
 
     def propose(self, attempt: int) -> Assignment | None:
-        if attempt < len(self.sweep.first):
-            return self.sweep.first[attempt]
-        return self.space.draw(numpy_generator(self.sweep.seed, "proposal", attempt))
+        return self.sweep.given(attempt) or self.space.draw(numpy_generator(self.sweep.seed, "proposal", attempt))
 
     def take(self, number: int) -> None: ...
     def refuse(self) -> None: ...

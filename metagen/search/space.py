@@ -177,8 +177,8 @@ class Space:
         """``values`` without those of inactive parameters."""
         return self.assign(lambda name, domain: values[name])
 
-    def checked(self, values: Mapping[str, Value]) -> Assignment:
-        """``values`` as an assignment; raises ``UserError`` unless they are those of the active parameters."""
+    def check(self, values: Mapping[str, Value]) -> None:
+        """Raise ``UserError`` unless ``values`` are an assignment: a value of its domain for every active parameter."""
         for name in values:
             if name not in self.parameters:
                 raise UserError(f"{name}: not in the space{nearest(name, self.parameters)}")
@@ -191,10 +191,8 @@ class Space:
                 raise UserError(f"{name}: {values[name]!r} is not in the space: {among}")
             return values[name]
 
-        assignment = self.assign(given)
-        if idle := set(values) - set(assignment):
+        if idle := set(values) - set(self.assign(given)):
             raise UserError(f"{', '.join(sorted(idle))}: not there under the space's conditions; leave it out")
-        return assignment
 
     def draw(self, rng: np.random.Generator) -> Assignment:
         """An assignment at random."""

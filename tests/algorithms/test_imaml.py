@@ -21,9 +21,8 @@ def _dense(problem: Problem, theta: Tensor, episode: Episode, subset: Tensor, po
     inner = Inner.of(problem, policy, theta, episode.support)
 
     def support_slope(phi: Tensor) -> Tensor:
-        return problem.differentiable_gradient(phi, inner.shown(torch.Generator()), episode.support, torch.Generator())[
-            1
-        ]
+        shown = inner.shown(torch.Generator())
+        return problem.differentiable_gradient(phi, shown, episode.support, torch.Generator())[1]
 
     phi = theta.clone().requires_grad_()
     for _ in range(8):  # Newton
