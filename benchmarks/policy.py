@@ -1,13 +1,14 @@
 """Does one learned policy beat the best single fixed choice, and the best fixed choice for each data set?
 
     python benchmarks/policy.py --omniglot omniglot28.npz --icons icons2016.npz [--seeds 0,1,2] [--tasks 48] ...
+    python benchmarks/policy.py --name policy_ablation --seeds 0 --arms 'recipe,recipe without shift,...'
 
 For each seed it trains the generator of the preset ``policy``; then, on that frozen generator, every arm of
 ``policy_arms.py``. A grid of fixed (rule, step size, steps) is tuned on validation classes of three data sets
 (``policy_domains.py``): the best single choice over all three, and the best for each (the oracle). All are tested on
 test classes of the three. For budgets of 5, 10 and 20 steps it writes the mean losses and paired differences with 95%
 intervals, bootstrapped over classes (a class's mean over seeds is one cluster; over all three data sets together each
-counts alike), to results/policy.json.
+counts alike), to results/NAME.json; and each arm's difference to the first.
 
 Every piece (a training, a point of the grid on one data set, an arm on one data set) is kept in a file of its own in
 the run folder: what an earlier call finished is not done again. ``--split valid`` compares arms on validation classes
@@ -125,6 +126,9 @@ def main() -> None:
     parser.add_argument("--tuning", type=int, default=16, help="validation classes of each that fixed choices see")
     parser.add_argument("--arms", default=",".join(ARMS), help="names, commas between")
     parser.add_argument("--split", choices=("test", "valid"), default="test")
+    parser.add_argument(
+        "--name", default="policy", help="of the results: policy_ablation, where many arms are compared"
+    )
     parser.add_argument("--base-steps", type=int, help="outer steps of the generator; the preset's by default")
     parser.add_argument("--policy-steps", type=int, help="outer steps of every policy; the preset's by default")
     parser.add_argument("--workers", type=int, default=available_cores())
@@ -161,7 +165,7 @@ def main() -> None:
         "grid": {rule: list(sizes) for rule, sizes in GRID.items()},
         **found,
     }
-    name = "policy" if options.split == "test" else "policy_valid"
+    name = options.name if options.split == "test" else f"{options.name}_valid"
     print(f"wrote {write(name, figures)}")
 
 

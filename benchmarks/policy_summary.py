@@ -82,14 +82,15 @@ def summary(
         rows[arm] = lambda seed, domain, budget, arm=arm: at(seed, arm, domain, budget)
     out: dict[str, Any] = {}
     for name, of in rows.items():
-        out[name] = {"loss": {}, "gain": {}, "minus_single": {}, "minus_oracle": {}}
+        out[name] = {"loss": {}, "gain": {}, "minus_single": {}, "minus_oracle": {}, "minus_first": {}}
         for budget in BUDGETS:
-            # Against one fixed choice for everything; against the best for each data set; against no adaptation.
+            # Against no adaptation, one fixed choice for everything, the best for each data set, the first arm.
             mine, start = table(of, budget), table(before, budget)
             for key, others in (
                 ("gain", start),
                 ("minus_single", table(rows["single"], budget)),
                 ("minus_oracle", table(rows["oracle"], budget)),
+                ("minus_first", table(rows[arms[0]], budget)),
             ):
                 apart = {domain: mine[domain] - others[domain] for domain in domains}
                 out[name][key][str(budget)] = {

@@ -18,6 +18,7 @@ import report_cluster
 import report_evidence as evidence
 import report_families
 import report_performance as performance
+import report_policy
 import report_sweep
 from report_evidence import loss_table, machine, result
 
@@ -127,56 +128,6 @@ def bandwidth() -> str:
     )
 
 
-def policy_table() -> str:
-    """Gains over the frozen generator, and differences to the fixed choices, on all three data sets together."""
-    values = result("policy")
-    domains, names = list(values["classes"]), {"single": "best single fixed choice", "oracle": "best fixed for each"}
-
-    def cell(entry: dict[str, float]) -> str:
-        return f"{1e4 * entry['mean']:+.1f} ({1e4 * entry['low']:+.1f}, {1e4 * entry['high']:+.1f})"
-
-    lines = [
-        "| policy | steps | " + " | ".join(domains) + " | all, minus the best single | all, minus the best for each |",
-        "|---|---|" + "---|" * (len(domains) + 2),
-    ]
-    for name, row in values["methods"].items():
-        for budget, gain in row["gain"].items():
-            cells = [f"{1e4 * gain[domain]['mean']:+.1f}" for domain in domains]
-            cells += [cell(row[key][budget]["all"]) for key in ("minus_single", "minus_oracle")]
-            lines.append(f"| {names.get(name, name)} | {budget} | " + " | ".join(cells) + " |")
-    for budget, against in values["methods"]["recipe"]["minus_oracle"].items():
-        cells = [cell(against[domain]) for domain in domains]
-        lines.append(f"| *recipe* minus *best fixed for each* | {budget} | " + " | ".join(cells) + " | | |")
-    counts = ", ".join(f"{count} of {name}" for name, count in values["classes"].items())
-    return (
-        f"Change of the query loss by adaptation, in units of 0.0001 (lower is better; {len(values['seeds'])} seeds; "
-        f"unseen classes: {counts}; differences with 95% intervals over classes; `benchmarks/results/policy.json`):\n\n"
-        + "\n".join(lines)
-        + "\n"
-    )
-
-
-def transfer_table() -> str:
-    """The learned optimiser on generators that it was not trained for, beside Adam."""
-    values = result("policy_transfer")
-    lines = ["| generator | data | method | 5 steps | 10 steps | 20 steps |", "|---|---|---|---|---|---|"]
-    for generator, sets in values["generators"].items():
-        for data, methods in sets.items():
-            for method, row in methods.items():
-                cells = []
-                for k in ("5", "10", "20"):
-                    mean, apart = row[k]["log_ratio"]["mean"], row[k]["learned_minus_this"]
-                    cells.append(f"{mean:+.2%}")
-                    if method != "learned optimiser":
-                        cells[-1] += f" ({apart['low']:+.2%}, {apart['high']:+.2%})"
-                lines.append(f"| {generator} | {data} | {method} | {' | '.join(cells)} |")
-    return (
-        f"Mean change of the log query loss by adaptation, {values['classes']} unseen classes (lower is better); in "
-        "brackets the 95% interval of the learned optimiser's minus this one's "
-        "(`benchmarks/results/policy_transfer.json`):\n\n" + "\n".join(lines) + "\n"
-    )
-
-
 FIGURES: dict[str, Callable[[], str]] = {
     "quickstart-time": quickstart_time,
     "results-table": results_table,
@@ -202,8 +153,9 @@ FIGURES: dict[str, Callable[[], str]] = {
     "gan-stability": report_families.gan_stability,
     "command-times": command_times,
     "bandwidth": bandwidth,
-    "policy-table": policy_table,
-    "policy-transfer": transfer_table,
+    "policy-table": report_policy.policies,
+    "policy-ablation": report_policy.ablation,
+    "policy-transfer": report_policy.transfer,
     "inner-loop": performance.cases,
     "inner-loop-memory": performance.memory,
     "inner-loop-passes": performance.passes,
