@@ -10,8 +10,8 @@ from torch import Tensor
 from metagen.errors import UserError
 from metagen.generators import Condition
 from metagen.generators.logistic import log_probability
-from metagen.generators.network import context_of
-from metagen.generators.vae import Normal, VaeOptions
+from metagen.generators.network import pool
+from metagen.generators.vae import Mixture, Normal, VaeOptions, shown
 from metagen.seeding import torch_generator
 
 LEVELS = torch.arange(256) / 127.5 - 1
@@ -47,26 +47,25 @@ def test_an_image_between_two_levels_counts_as_the_nearer() -> None:
     assert torch.equal(exact, near)
 
 
-def test_the_divergence_is_torchs() -> None:
-    rng = torch_generator("normals")
-    one, other = (Normal(torch.randn(3, 5, generator=rng), torch.randn(3, 5, generator=rng)) for _ in range(2))
-    p, q = (torch.distributions.Normal(n.mean, n.log_std.exp()) for n in (one, other))
-    assert torch.allclose(one.divergence(other), torch.distributions.kl_divergence(p, q).sum(1), rtol=1e-5)
-    z = torch.randn(3, 5, generator=rng)
-    assert torch.allclose(one.log(z), p.log_prob(z).sum(1), rtol=1e-5)
-    assert not one.divergence(one).any()
+def _mixture(here: Any, network: Any) -> tuple[torch.distributions.Distribution, list[Tensor]]:
+    """The prior of each image of ``here`` as torch has it, and the pooled context."""
+    features = shown(network, here.condition)
+    prior = network.prior(features, here.condition.members)
+    each = len(here.images) // len(prior.members)
+    mean, std = (part.repeat_interleave(each, 0) for part in (prior.parts.mean, prior.parts.log_std.exp()))
+    of = torch.distributions.Categorical(prior.members.repeat_interleave(each, 0))
+    normals = torch.distributions.Independent(torch.distributions.Normal(mean, std), 1)
+    return torch.distributions.MixtureSameFamily(of, normals), pool(features, here.condition.members)
 
 
-def _parts(here: Any, network: Any, draw: Tensor) -> tuple[Tensor, Tensor]:
-    """Log weights ``[B]`` of one latent, and the KL, with torch's distributions."""
-    context = context_of(network, here.condition)
-    prior, posterior = network.prior(context, 4), network.posterior(here.images, context)
-    p, q = (torch.distributions.Normal(n.mean, n.log_std.exp()) for n in (prior, posterior))
-    z = q.loc + q.scale * draw
+def _weights(here: Any, network: Any, noise: Tensor) -> Tensor:
+    """Log weights ``[B]`` of one latent, with torch's distributions."""
+    prior, context = _mixture(here, network)
+    posterior = network.posterior(here.images, context)
+    q = torch.distributions.Normal(posterior.mean, posterior.log_std.exp())
+    z = q.loc + q.scale * noise
     likelihood = log_probability(here.images, *network.decode(z, context)).sum((1, 2, 3))
-    return likelihood + (p.log_prob(z) - q.log_prob(z)).sum(1), likelihood - torch.distributions.kl_divergence(
-        q, p
-    ).sum(1)
+    return likelihood + prior.log_prob(z) - q.log_prob(z).sum(1)
 
 
 def test_losses_and_scores_are_the_bounds_in_bits_a_dimension(case: Any) -> None:
@@ -76,11 +75,11 @@ def test_losses_and_scores_are_the_bounds_in_bits_a_dimension(case: Any) -> None
     draw = family.draw(4, torch_generator("draw"))
     bits = 16 * 16 * math.log(2)
     with torch.no_grad():
-        parts = [_parts(here, network.module, noise) for noise in draw["noise"].unbind(1)]
+        weights = torch.stack([_weights(here, network.module, noise) for noise in draw["noise"].unbind(1)])
         losses = family.losses(network.module, here.condition, here.images, draw)
         scores = family.scores(network.module, here.condition, here.images, draw)
-    assert torch.allclose(losses, -parts[0][1] / bits, rtol=1e-4)
-    iwae = torch.logsumexp(torch.stack([weight for weight, _ in parts]), 0) - math.log(5)
+    assert torch.allclose(losses, -weights[0] / bits, rtol=1e-4)
+    iwae = torch.logsumexp(weights, 0) - math.log(5)
     assert torch.allclose(scores, -iwae / bits, rtol=1e-4)
 
 
@@ -104,18 +103,49 @@ def test_a_network_that_says_nothing_needs_the_bits_of_its_fixed_logistic(case: 
         assert torch.allclose(bits, expected, rtol=1e-4)
 
 
+def test_the_prior_has_a_part_for_each_image_that_is_shown(case: Any) -> None:
+    here = case("vae")
+    network = here.problem.network
+    network.load(here.theta)
+    support = torch.rand(3, *here.condition.support.shape[1:], generator=torch_generator("support"))
+    members = torch.tensor([[1.0, 1.0, 0.0], [0.0, 0.0, 1.0], [0.0, 0.0, 0.0]])
+    with torch.no_grad():
+        prior = network.module.prior(shown(network.module, Condition(support, members)), members)
+        alone = network.module.prior(shown(network.module, Condition(support[2:], members[1:2, 2:])), members[1:2, 2:])
+    z = torch.randn(3, prior.parts.mean.shape[-1], generator=torch_generator("z"))
+    both = torch.stack([Normal(prior.parts.mean[0, k], prior.parts.log_std[0, k]).log(z[0]) for k in (0, 1)])
+    unit = torch.distributions.Normal(0.0, 1.0).log_prob(z[2]).sum()
+    expected = torch.stack([both.logsumexp(0) - math.log(2), alone.log(z[1:2])[0], unit])
+    assert torch.allclose(prior.log(z), expected, rtol=1e-4)
+
+
+def test_latents_are_drawn_around_the_images_shown_in_turn() -> None:
+    mean = torch.arange(4.0).expand(2, 4)[:, :, None].expand(2, 4, 3)
+    mixture = Mixture(Normal(mean, torch.zeros_like(mean)), torch.tensor([[1.0, 0.0, 1.0, 1.0], [0.0, 1.0, 0.0, 0.0]]))
+    drawn = mixture.draw(6, 0.0, torch_generator("turns"))
+    assert drawn.shape == (2, 6, 3)
+    assert sorted(drawn[0, :3, 0].tolist()) == [0.0, 2.0, 3.0]
+    assert torch.equal(drawn[0, :3], drawn[0, 3:])
+    assert (drawn[1] == 1.0).all()
+    wide = mixture.draw(4000, 0.5, torch_generator("spread"))[1]
+    assert float(wide.std()) == pytest.approx(0.5, abs=0.02)
+
+
 def test_samples_follow_the_support_set_through_the_prior(case: Any) -> None:
     here = case("vae")
     network = here.problem.network
     network.load(here.theta)
     with torch.no_grad():
         mine, others = (
-            network.module.prior(context_of(network.module, Condition(support, here.condition.members)), 4)
+            network.module.prior(
+                shown(network.module, Condition(support, here.condition.members)), here.condition.members
+            )
             for support in (here.condition.support, -here.condition.support)
         )
-    assert not torch.allclose(mine.mean, others.mean, atol=1e-3)
-    still = case("vae", "generator.options.temperature=0").samples(2)
-    assert torch.allclose(still[:, 0], still[:, 1], atol=1e-6)
+    assert not torch.allclose(mine.parts.mean, others.parts.mean, atol=1e-3)
+    seen = int(here.condition.members[0].sum())
+    still = case("vae", "generator.options.temperature=0").samples(2 * seen)
+    assert torch.allclose(still[:, :seen], still[:, seen:], atol=1e-6)
     assert not torch.allclose(still[0], still[1], atol=1e-3)
 
 
