@@ -4,20 +4,23 @@
 
 Trains the preset of each family as a user does, then evaluates it on unseen classes of the packaged set. Writes the
 time that training took, and how recognisable samples and real images are, to results/families.json, and the picture of
-each to docs/images/family-NAME.png. What an earlier call finished in the run folder is not done again.
+each to docs/images/family-NAME.png. What an earlier call finished in the run folder is not done again. Families that
+are not asked for keep what results/families.json has of them.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
-from environment import write
+from environment import RESULTS, write
 from quickstart import evaluate, figures_of
 from training import seconds, trained
 
+from launch.benchmarks.environment import environment
 from metagen.checkpoint import load_checkpoint
 
 FAMILIES = {
@@ -41,6 +44,7 @@ def measure(preset: str, run: Path, tasks: int) -> dict[str, Any]:
     found = figures_of(run, "evaluation")
     return {
         "preset": preset,
+        "environment": environment(),
         "training_seconds": seconds(run),
         "steps": saved.state.step,
         "parameters": saved.state.mean.numel(),
@@ -60,13 +64,15 @@ def main() -> None:
     names = options.families.split(",")
     if unknown := set(names) - set(FAMILIES):
         parser.error(f"unknown families {sorted(unknown)}; known: {', '.join(FAMILIES)}")
-    found = {}
+    path = RESULTS / "families.json"
+    found = json.loads(path.read_text())["families"] if path.exists() else {}
     for name in names:
         run = options.run_dir / name
         found[name] = measure(FAMILIES[name], run, options.tasks)
         shutil.copy(run / "evaluation.png", IMAGES / f"family-{name}.png")
         print(f"{name}: trained in {found[name]['training_seconds']:.0f} s", flush=True)
-    print(f"wrote {write('families', {'families': found})}")
+    ordered = {name: found[name] for name in FAMILIES if name in found}
+    print(f"wrote {write('families', {'families': ordered})}")
 
 
 if __name__ == "__main__":

@@ -22,12 +22,14 @@ def families() -> str:
         shares = (spread(samples[who]["recognisability"], 2) for who in ("meta", "real"))
         diversity = spread(samples["meta"]["diversity"], 2)
         took = f"{found['training_seconds']:.0f} s"
-        rows.append([f"`{name}`", f"`{found['preset']}`", took, f"{found['steps']:,}", *shares, diversity])
+        on = f"{machine(found)}, {found['environment']['date']}"
+        rows.append([f"`{name}`", f"`{found['preset']}`", took, f"{found['steps']:,}", *shares, diversity, on])
     first = next(iter(values["families"].values()))
     steps, classes = first["samples"]["steps"], first["classes"]
     head = ["family", "preset", "training", "outer steps", "recognisability", "of other real images", "diversity (1)"]
+    head.append("measured on")
     return (
-        f"On {machine(values)}; new images of {classes} unseen classes after {steps} inner steps, with 95% intervals "
+        f"New images of {classes} unseen classes after {steps} inner steps, with 95% intervals "
         f"over classes (`benchmarks/results/families.json`):\n\n{table(head, rows)}"
     )
 
