@@ -143,10 +143,9 @@ def preview(sweep: SweepConfig) -> None:
     line("judged by", f"{len(judge.bench.classes)} validation classes of {images.name}, {judge.steps} adaptation steps")
     trial = sweep.trial
     cores = trial.driver + trial.actors * trial.cpus if trial.actors else trial.cpus
-    who = f"{trial.actors} actors and a process that learns" if trial.actors else "one process"
-    line(
-        "a trial is", f"{who}, {cores:g} cores" + (f", {max(1, trial.actors) * trial.gpus:g} GPU" if trial.gpus else "")
-    )
+    who = f"actors ({trial.actors}) and a process that learns" if trial.actors else "one process"
+    gpus = f", GPUs: {max(1, trial.actors) * trial.gpus:g}" if trial.gpus else ""
+    line("a trial", f"{who}; cores: {cores:g}{gpus}")
     line("budget", short(sweep.budget) if sweep.budget else "none: until all trials have ended")
 
 

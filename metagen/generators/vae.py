@@ -167,10 +167,8 @@ class Autoencoder(SetConditioned):
             if self.set.spatial:  # where strokes lie is in the maps alone
                 self.narrow = conv(self.set.widths[-1], CHANNELS, 1)
                 features += CHANNELS * coarsest(arch, image_size) ** 2
-            self.prior_image, self.prior_set = (
-                nn.Linear(features, arch.embedding),
-                nn.Linear(arch.embedding, arch.embedding),
-            )
+            self.prior_image = nn.Linear(features, arch.embedding)
+            self.prior_set = nn.Linear(arch.embedding, arch.embedding)
             self.prior_out = nn.Linear(arch.embedding, 2 * latent)
         self.encoder = Encoder(arch, self.set, channels, image_size, 2 * latent)
         self.decoder = Decoder(arch, self.set, 2 * channels, image_size, latent)
