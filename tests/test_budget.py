@@ -43,6 +43,15 @@ def test_a_run_that_does_not_fit_keeps_the_shares_of_its_phases(parts: Any, monk
     assert [phase.steps for phase in config.phases] == [15, 5]
 
 
+def test_an_item_takes_the_mean_of_several_looks(parts: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = parts("budget=1")
+    for looks, expected in (([0.25, 0.5, 0.75, 9.0], 0.5), ([2.5, 9.0], 2.5)):  # three looks, or enough in one
+        times = iter(looks)
+        monkeypatch.setattr(budget, "timed", lambda run, device, repeats, times=times: next(times))
+        item = work.plan(made.config, 0, 0)[0]
+        assert budget._item_seconds(made, 0) == expected * item.tasks / max(1, item.tasks // 2)
+
+
 def test_every_phase_keeps_a_step_however_small_the_budget(parts: Any) -> None:
     config = budget.fit(parts("budget=0.000001"), 1)
     assert [phase.steps for phase in config.phases] == [1, 1]
