@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import secrets
+import shutil
 import tarfile
 import tempfile
 import time
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from launch.clusters import cluster_file
@@ -47,7 +48,7 @@ def pull(path: Path, run: str, into: Path) -> None:
                 raise UserError(f"{path}: tar on the volume: {said or 'failed'}: try again")
             archive.seek(0)
             with tarfile.open(fileobj=archive) as opened:
-                opened.extractall(into, filter=_kept)
+                unpack(opened, into)
     except tarfile.TarError as error:
         raise UserError(f"{path}: what came from the volume is no whole archive ({error}): try again") from None
     finally:
@@ -88,10 +89,27 @@ def reader(cluster: Manifest) -> Manifest:
     }
 
 
-def _kept(member: tarfile.TarInfo, into: str) -> tarfile.TarInfo | None:
-    """Only what stays inside ``into``, and nothing that is half written: its name begins with a dot."""
-    parts = Path(member.name).parts
-    return None if any(part.startswith(".") for part in parts) else tarfile.data_filter(member, into)
+def unpack(archive: tarfile.TarFile, into: Path) -> None:
+    """Files of ``archive`` into a folder, but what is half written: its name begins with a dot.
+
+    By hand, since filters of ``extractall`` came with Python 3.11.4. Links and devices are no part of a run. Raises
+    ``tarfile.TarError`` for a path that leads out of the folder.
+    """
+    for member in archive:
+        path = PurePosixPath(member.name)
+        if path.is_absolute() or ".." in path.parts:
+            raise tarfile.ExtractError(f"'{member.name}' leads out of the run's folder")
+        if any(part.startswith(".") for part in path.parts) or not (member.isfile() or member.isdir()):
+            continue
+        target = into / path
+        if member.isdir():
+            target.mkdir(parents=True, exist_ok=True)
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        source = archive.extractfile(member)
+        assert source is not None  # a file's
+        with source, target.open("wb") as file:
+            shutil.copyfileobj(source, file)
 
 
 def _cluster(path: Path) -> Manifest:

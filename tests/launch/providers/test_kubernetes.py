@@ -9,6 +9,7 @@ import re
 import shutil
 import struct
 import subprocess
+import tarfile
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -19,6 +20,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 import yaml
 
+from launch.clusters import kubernetes_volume
 from launch.clusters.providers import manifests
 from metagen.checkpoint import load_checkpoint
 
@@ -339,6 +341,30 @@ def test_a_run_comes_home_from_the_volume_through_a_pod_that_only_reads(
         assert volume["persistentVolumeClaim"] == {"claimName": "metagen-metagen", "readOnly": True}
         assert pod["spec"]["securityContext"]["runAsNonRoot"]
         assert not container["securityContext"]["allowPrivilegeEscalation"]
+
+
+@pytest.mark.parametrize("name", ["../evil", "/tmp/evil", "checkpoints/../../evil"])
+def test_an_archive_cannot_write_outside_the_run(tmp_path: Path, name: str) -> None:
+    packed, home = tmp_path / "packed.tar", tmp_path / "home"
+    with tarfile.open(packed, "w") as archive:
+        for one in ("config.yaml", name):
+            archive.addfile(tarfile.TarInfo(one))
+    with tarfile.open(packed) as archive, pytest.raises(tarfile.TarError, match="leads out"):
+        kubernetes_volume.unpack(archive, home)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["home", "packed.tar"]
+    assert [path.name for path in home.iterdir()] == ["config.yaml"]
+
+
+def test_links_of_an_archive_are_left_out(tmp_path: Path) -> None:
+    packed, home = tmp_path / "packed.tar", tmp_path / "home"
+    link = tarfile.TarInfo("link")
+    link.type, link.linkname = tarfile.SYMTYPE, "/etc"
+    with tarfile.open(packed, "w") as archive:
+        archive.addfile(tarfile.TarInfo("config.yaml"))
+        archive.addfile(link)
+    with tarfile.open(packed) as archive:
+        kubernetes_volume.unpack(archive, home)
+    assert [path.name for path in home.iterdir()] == ["config.yaml"]
 
 
 def test_a_fetch_that_fails_leaves_nothing_here_and_nothing_there(
