@@ -6,12 +6,14 @@ from typing import Any
 
 from report_evidence import result
 
+from launch.benchmarks.markdown import spread, table
+
 NAMES = {"single": "best single fixed choice", "oracle": "best fixed for each"}
 
 
 def _cell(entry: dict[str, float]) -> str:
     """A mean and its interval, in units of 0.0001."""
-    return f"{1e4 * entry['mean']:+.1f} ({1e4 * entry['low']:+.1f}, {1e4 * entry['high']:+.1f})"
+    return spread({part: 1e4 * value for part, value in entry.items()}, 1, "+")
 
 
 def _titled(values: dict[str, Any], name: str) -> str:
@@ -28,35 +30,31 @@ def policies() -> str:
     """Gains over the frozen generator, and differences to the fixed choices, on all three data sets together."""
     values = result("policy")
     domains = list(values["classes"])
-    lines = [
-        "| policy | steps | " + " | ".join(domains) + " | all, minus the best single | all, minus the best for each |",
-        "|---|---|" + "---|" * (len(domains) + 2),
-    ]
+    head = ["policy", "steps", *domains, "all, minus the best single", "all, minus the best for each"]
+    rows = []
     for name, row in values["methods"].items():
         for budget, gain in row["gain"].items():
             cells = [f"{1e4 * gain[domain]['mean']:+.1f}" for domain in domains]
             cells += [_cell(row[key][budget]["all"]) for key in ("minus_single", "minus_oracle")]
-            lines.append(f"| {NAMES.get(name, name)} | {budget} | " + " | ".join(cells) + " |")
+            rows.append([NAMES.get(name, name), budget, *cells])
     for budget, against in values["methods"]["recipe"]["minus_oracle"].items():
         cells = [_cell(against[domain]) for domain in domains]
-        lines.append(f"| *recipe* minus *best fixed for each* | {budget} | " + " | ".join(cells) + " | | |")
-    return _titled(values, "policy") + "\n".join(lines) + "\n"
+        rows.append(["*recipe* minus *best fixed for each*", budget, *cells, "", ""])
+    return _titled(values, "policy") + table(head, rows)
 
 
 def ablation() -> str:
-    """What each part of the recipe is worth: every arm's gain, and its difference to the recipe."""
+    """What each part of the recipe is worth: every arm's gain, and its difference to the first, which is the recipe."""
     values = result("policy_ablation")
-    budgets = list(values["methods"]["recipe"]["gain"])
-    lines = [
-        "| policy | " + " | ".join(f"{k} steps" for k in budgets) + " | "
-        + " | ".join(f"minus *recipe*, {k} steps" for k in budgets) + " |",
-        "|---|" + "---|" * (2 * len(budgets)),
-    ]  # fmt: skip
+    first = next(name for name in values["methods"] if name not in NAMES)
+    budgets = list(values["methods"][first]["gain"])
+    head = ["policy", *(f"{k} steps" for k in budgets), *(f"minus *{first}*, {k} steps" for k in budgets)]
+    rows = []
     for name, row in values["methods"].items():
-        cells = [f"{1e4 * row['gain'][k]['all']['mean']:+.1f}" for k in budgets]
-        cells += ["" if name == "recipe" else _cell(row["minus_first"][k]["all"]) for k in budgets]
-        lines.append(f"| {NAMES.get(name, name)} | " + " | ".join(cells) + " |")
-    return _titled(values, "policy_ablation") + "\n".join(lines) + "\n"
+        gains = [f"{1e4 * row['gain'][k]['all']['mean']:+.1f}" for k in budgets]
+        apart = ["" if name == first else _cell(row["minus_first"][k]["all"]) for k in budgets]
+        rows.append([NAMES.get(name, name), *gains, *apart])
+    return _titled(values, "policy_ablation") + table(head, rows)
 
 
 def transfer() -> str:

@@ -7,7 +7,7 @@ import shutil
 import tarfile
 import tempfile
 import time
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from launch.clusters import cluster_file
@@ -96,12 +96,11 @@ def unpack(archive: tarfile.TarFile, into: Path) -> None:
     ``tarfile.TarError`` for a path that leads out of the folder.
     """
     for member in archive:
-        path = PurePosixPath(member.name)
-        if path.is_absolute() or ".." in path.parts:
+        target = run_folder.place(into, member.name)
+        if target is None:
             raise tarfile.ExtractError(f"'{member.name}' leads out of the run's folder")
-        if any(part.startswith(".") for part in path.parts) or not (member.isfile() or member.isdir()):
+        if run_folder.half_written(Path(member.name)) or not (member.isfile() or member.isdir()):
             continue
-        target = into / path
         if member.isdir():
             target.mkdir(parents=True, exist_ok=True)
             continue

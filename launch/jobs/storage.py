@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from launch.training import run_folder
 from metagen.checkpoint import MANIFEST, publishing
 from metagen.errors import UserError
 from metagen.files import Files, is_url
@@ -39,7 +40,11 @@ class Bucket:
 
         A checkpoint's manifest goes last: it holds the hash of the weights, so that half a checkpoint is none.
         """
-        found = [path for path in folder.rglob("*") if path.is_file() and not _hidden(path.relative_to(folder))]
+        found = [
+            path
+            for path in folder.rglob("*")
+            if path.is_file() and not run_folder.half_written(path.relative_to(folder))
+        ]
         names = {str(path.relative_to(folder)): path for path in found}
         for name in sorted(names, key=lambda name: (name.endswith(MANIFEST), name)):
             try:
@@ -63,8 +68,8 @@ class Bucket:
             return False
         with publishing(folder) as partial:
             for name in names:
-                place = partial / name.removeprefix(f"{run}/")
-                if not place.resolve().is_relative_to(partial.resolve()):
+                place = run_folder.place(partial, name.removeprefix(f"{run}/"))
+                if place is None:
                     raise UserError(f"{self.files.url}: {name} leads out of the run: remove it")
                 data = self.files.read(name)
                 if data is None:  # pruned meanwhile
@@ -72,10 +77,6 @@ class Bucket:
                 place.parent.mkdir(parents=True, exist_ok=True)
                 place.write_bytes(data)
         return True
-
-
-def _hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
 
 
 @contextmanager

@@ -77,3 +77,15 @@ def read_config(folder: Path) -> RunConfig:
     if not (folder / CONFIG).is_file():
         raise UserError(f"{folder}: not a run folder (no {CONFIG}): give the folder that 'metagen train' wrote")
     return RunConfig.parse(read_yaml(folder / CONFIG))
+
+
+def place(folder: Path, name: str) -> Path | None:
+    """Where the file ``name`` of a run brought from elsewhere goes in ``folder``; None if it leads out of it."""
+    path = folder / name
+    inside = ".." not in path.parts[len(folder.parts) :] and path.resolve().is_relative_to(folder.resolve())
+    return path if inside else None
+
+
+def half_written(path: Path) -> bool:
+    """Whether a path within a run is, or lies in, what is not whole yet: its name begins with a dot."""
+    return any(part.startswith(".") for part in path.parts)

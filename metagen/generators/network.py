@@ -292,7 +292,12 @@ def pool(features: Features, members: Tensor) -> Features:
     return pooled
 
 
+def shown(network: nn.Module, condition: Condition) -> Features:
+    """What a set-conditioned network makes of each support image ``[N, ...]``; nothing where it has no set encoder."""
+    assert isinstance(network, SetConditioned)
+    return network.encode(prepared(network, condition.support))
+
+
 def context_of(network: nn.Module, condition: Condition) -> Features:
     """What each group of ``condition`` tells a set-conditioned network: pooled features ``[T, ...]``."""
-    assert isinstance(network, SetConditioned)
-    return pool(network.encode(prepared(network, condition.support)), condition.members)
+    return pool(shown(network, condition), condition.members)

@@ -24,6 +24,7 @@ from metagen.generators.network import (
     conv,
     pool,
     prepared,
+    shown,
     wide,
 )
 from metagen.metrics.iwae import importance_weighted_bound
@@ -147,9 +148,9 @@ class Mixture:
         Parts take turns in a random order, so that each has its share.
         """
         T, N, Z = self.parts.mean.shape
-        device = self.parts.mean.device
-        order = (torch.rand(T, N, generator=rng) + 2.0 * self.members.cpu()).argsort(dim=1, descending=True)
-        turns = torch.arange(count) % self.members.cpu().sum(1, keepdim=True).long()
+        device, members = self.parts.mean.device, self.members.cpu()
+        order = (torch.rand(T, N, generator=rng) + 2.0 * members).argsort(dim=1, descending=True)
+        turns = torch.arange(count) % members.sum(1, keepdim=True).long()
         rows = order.gather(1, turns).to(device)[:, :, None].expand(T, count, Z)
         chosen = Normal(self.parts.mean.gather(1, rows), self.parts.log_std.gather(1, rows))
         return chosen.at(temperature * torch.randn(T, count, Z, generator=rng).to(device))
@@ -199,11 +200,6 @@ class Autoencoder(SetConditioned):
         out = self.decoder(z.to(compute_dtype(self)), context)
         location, log_scale = wide(out).chunk(2, dim=1)
         return location, _within(log_scale, 7.0)
-
-
-def shown(network: Autoencoder, condition: Condition) -> Features:
-    """What the set encoder tells of each support image; nothing where there is none."""
-    return network.encode(prepared(network, condition.support))
 
 
 def _normal(both: Tensor) -> Normal:

@@ -10,8 +10,8 @@ from torch import Tensor
 from metagen.errors import UserError
 from metagen.generators import Condition
 from metagen.generators.logistic import log_probability
-from metagen.generators.network import pool
-from metagen.generators.vae import Mixture, Normal, VaeOptions, shown
+from metagen.generators.network import pool, shown
+from metagen.generators.vae import Mixture, Normal, VaeOptions
 from metagen.seeding import torch_generator
 
 LEVELS = torch.arange(256) / 127.5 - 1
