@@ -20,7 +20,7 @@ Scores = Callable[[Tensor], Tensor]
 """Images ``[B, C, H, W]`` to scores ``[B]``, higher for what looks real."""
 
 
-class Field(NamedTuple):
+class Play(NamedTuple):
     """The two players' first-order information, an entry a pair."""
 
     critic: Tensor
@@ -29,35 +29,46 @@ class Field(NamedTuple):
     """Slope ``[B, C, H, W]`` of the generator's loss in the generated images; a constant."""
 
 
-def pairing(scores: Scores, real: Tensor, made: Tensor, penalty: float) -> Field:
+def pairing(scores: Scores, real: Tensor, made: Tensor, penalty: float) -> Play:
     """The relativistic pairing loss with zero-centred penalties R1 and R2 (R3GAN: Huang et al. 2024,
     arXiv:2501.05441, section 2), for the critic ``D``, a real image ``x`` and a generated one ``y``::
 
         critic:     softplus(D(y) - D(x)) + penalty / 2 (|grad_x D(x)|^2 + |grad_y D(y)|^2)
         generator:  softplus(D(x) - D(y))
+
+    Without a penalty nothing is differentiated twice.
     """
-    real, made = real.detach().requires_grad_(), made.detach().requires_grad_()
+    made = made.detach().requires_grad_()
+    real = real.detach().requires_grad_(penalty > 0)
     lead = scores(real) - scores(made)
-    at_real, at_made = torch.autograd.grad(lead.sum(), (real, made), create_graph=True)
-    steep = (at_real.square() + at_made.square()).sum((1, 2, 3))
+    at = (made, real) if penalty else (made,)
+    slopes = torch.autograd.grad(lead.sum(), at, retain_graph=True, create_graph=penalty > 0)
     # d softplus(lead) / dy = sigmoid(lead) d lead / dy
-    pull = lead.detach().sigmoid()[:, None, None, None] * at_made.detach()
-    return Field(F.softplus(-lead) + 0.5 * penalty * steep, pull)
+    pull = lead.detach().sigmoid()[:, None, None, None] * slopes[0].detach()
+    critic = F.softplus(-lead)
+    if penalty:
+        steep = torch.stack([slope.square().sum((1, 2, 3)) for slope in slopes]).sum(0)
+        critic = critic + 0.5 * penalty * steep
+    return Play(critic, pull)
 
 
-def wasserstein(scores: Scores, real: Tensor, made: Tensor, mix: Tensor, penalty: float) -> Field:
+def wasserstein(scores: Scores, real: Tensor, made: Tensor, mix: Tensor, penalty: float) -> Play:
     """Wasserstein's loss with the gradient penalty (WGAN-GP: Gulrajani et al. 2017, arXiv:1704.00028, algorithm 1),
     the norm being over all pixels and channels of one image, ``mix [B]`` in [0, 1] drawn for each::
 
         critic:     D(y) - D(x) + penalty (|grad_u D(u)| - 1)^2,   u = mix x + (1 - mix) y
         generator:  -D(y)
+
+    Without a penalty nothing is differentiated twice.
     """
     real, made = real.detach(), made.detach().requires_grad_()
-    at = mix[:, None, None, None]
-    between = (at * real + (1 - at) * made.detach()).requires_grad_()
     lead = scores(real) - scores(made)
     (pull,) = torch.autograd.grad(lead.sum(), made, retain_graph=True)
+    if not penalty:
+        return Play(-lead, pull)
+    at = mix[:, None, None, None]
+    between = (at * real + (1 - at) * made.detach()).requires_grad_()
     (steep,) = torch.autograd.grad(scores(between).sum(), between, create_graph=True)
     # The floor keeps the norm's slope finite where the critic is flat.
     norm = steep.square().sum((1, 2, 3)).clamp_min(1e-12).sqrt()
-    return Field(-lead + penalty * (norm - 1).square(), pull)
+    return Play(-lead + penalty * (norm - 1).square(), pull)

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from metagen.generators.adversarial import pairing, wasserstein
+from metagen.generators.adversarial import Play, pairing, wasserstein
 from metagen.generators.architecture import ArchitectureConfig
 from metagen.generators.family import Condition, Draw, Family
 from metagen.generators.gan_network import Players
-from metagen.generators.network import compute_dtype, context_of, pool, prepared, wide
+from metagen.generators.network import Features, compute_dtype, context_of, pool, prepared, wide
 from metagen.metrics.energy import energy_score
 from metagen.strict import Strict
 from metagen.tasks.augment import AugmentConfig, altered_by, amounts
@@ -32,6 +32,9 @@ class GanOptions(Strict):
     """Relativistic pairing with R1 and R2 (R3GAN), or WGAN-GP."""
     penalty: float = Field(2.0, ge=0)
     """Weight of the gradient penalties: ``gamma`` of R3GAN, ``lambda`` of WGAN-GP (10 in its paper)."""
+    penalty_every: int = Field(1, ge=1, le=1000)
+    """Of so many pairs one bears the penalty, that many times as heavily: the same field on average, for less work
+    (lazy regularisation, Karras et al. 2020, arXiv:1912.04958, section 3.1, over pairs instead of steps)."""
     latent: int = Field(64, ge=1, le=4096)
     temperature: float = Field(1.0, gt=0, le=2)
     """Scale of the latents that ``sample`` draws: below 1, variety is traded for likeness (Brock et al. 2019,
@@ -79,13 +82,16 @@ class Gan(Family):
         return players
 
     def draw(self, count: int, rng: torch.Generator) -> Draw:
-        """Latents ``[B, SCORED, Z]``, mixtures for WGAN-GP, and how far each pair is shifted and altered."""
-        reach, augment = self.options.translate, self.options.augment
+        """Latents ``[B, SCORED, Z]``, mixtures for WGAN-GP, how far each pair is shifted and altered, and which pairs
+        bear the penalty: every so many, from a random one on, hence each image alike where its draws follow."""
+        reach, augment, every = self.options.translate, self.options.augment, self.options.penalty_every
         draw = {
             "latent": torch.randn(count, SCORED, self.options.latent, generator=rng),
             "mix": torch.rand(count, generator=rng),
             "shift": torch.randint(-reach, reach + 1, (count, 2), generator=rng),
         }
+        if every > 1:
+            draw["bears"] = (torch.arange(count) + torch.randint(every, (1,), generator=rng)) % every == 0
         return draw | (amounts(count, augment, rng) if augment.on else {})
 
     def losses(self, network: nn.Module, condition: Condition, images: Tensor, draw: Draw) -> Tensor:
@@ -95,12 +101,8 @@ class Gan(Family):
         energy = energy_score(images, made)
         if not torch.is_grad_enabled():
             return energy
-        scores = self._scores(network, condition)
         real, fake = (self._shown(x, draw) for x in (images, made[:, 0]))
-        if self.options.loss == "pairing":
-            critic, pull = pairing(scores, real, fake, self.options.penalty)
-        else:
-            critic, pull = wasserstein(scores, real, fake, draw["mix"], self.options.penalty)
+        critic, pull = self._game(network, condition, real, fake, draw)
         field = critic + (pull * fake).sum((1, 2, 3)) + self.options.energy * energy
         return energy.detach() + (field - field.detach())
 
@@ -122,6 +124,29 @@ class Gan(Family):
         latent = self.options.temperature * torch.randn(groups, count, self.options.latent, generator=rng)
         return self._generated(network, condition, latent.to(condition.support.device))
 
+    def _game(self, network: Players, condition: Condition, real: Tensor, fake: Tensor, draw: Draw) -> Play:
+        """The players' field on all pairs, the penalty on those that bear it."""
+        penalty, every = self.options.penalty, self.options.penalty_every
+        context, score = self._critic(network, condition)
+
+        def play(context: Features, pairs: Tensor | slice, penalty: float) -> Play:
+            def scores(images: Tensor) -> Tensor:
+                return score(images, context)
+
+            if self.options.loss == "pairing":
+                return pairing(scores, real[pairs], fake[pairs], penalty)
+            return wasserstein(scores, real[pairs], fake[pairs], draw["mix"][pairs], penalty)
+
+        if every == 1 or not penalty:
+            return play(context, slice(None), penalty)
+        critic, pull = play(context, slice(None), 0.0)
+        (bearing,) = draw["bears"].nonzero(as_tuple=True)
+        if not len(bearing):
+            return Play(critic, pull)
+        # The critic looks at these a second time, each pair beside its own group's set.
+        own = [part[bearing // (len(real) // len(part))] for part in context]
+        return Play(critic.index_put((bearing,), play(own, bearing, every * penalty).critic), pull)
+
     def _shown(self, images: Tensor, draw: Draw) -> Tensor:
         """What the critic sees of ``images [B, C, H, W]``: the same draw alters real and generated ones alike."""
         images = _shifted(images, draw["shift"])
@@ -133,17 +158,17 @@ class Gan(Family):
         made = network.generator(latent.flatten(0, 1).to(compute_dtype(network)), context)
         return wide(made).unflatten(0, latent.shape[:2])
 
-    def _scores(self, network: Players, condition: Condition) -> Callable[[Tensor], Tensor]:
-        """The critic as a function of images alone."""
+    def _critic(self, network: Players, condition: Condition) -> tuple[Features, Callable[[Tensor, Features], Tensor]]:
+        """What the critic sees of the sets, and its scores of images beside such a context."""
         critic = network.critic
         features = [] if critic.set is None else self._scaled(critic.set)(prepared(critic, condition.support))
-        context, score = pool(features, condition.members), self._scaled(critic)
+        score = self._scaled(critic)
 
-        def scores(images: Tensor) -> Tensor:
+        def scores(images: Tensor, context: Features) -> Tensor:
             with sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivative
                 return wide(score(prepared(critic, images), context))
 
-        return scores
+        return pool(features, condition.members), scores
 
     def _scaled(self, module: nn.Module) -> Callable[..., Any]:
         """A part of the critic, computing with ``critic_rate`` times its weights."""

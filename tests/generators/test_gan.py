@@ -12,6 +12,7 @@ from metagen import work
 from metagen.flat import FlatNetwork
 from metagen.generators import ArchitectureConfig, Condition
 from metagen.generators.adversarial import pairing, wasserstein
+from metagen.generators.family import Draw
 from metagen.generators.gan import SCORED, Gan, GanOptions
 from metagen.generators.network import pool
 from metagen.metrics.energy import energy_score
@@ -133,6 +134,32 @@ def test_one_backward_gives_each_player_the_gradient_of_its_own_loss(loss: str, 
 
 
 @pytest.mark.parametrize("loss", ["pairing", "wasserstein"])
+@pytest.mark.parametrize("every", [2, 3, 7])
+def test_a_penalty_on_some_of_the_pairs_is_on_average_that_on_all_of_them(loss: str, every: int) -> None:
+    """Over the pairs where it can begin, in float64; also where there are fewer pairs than that."""
+    (condition, images), whole = _batch(), _gan(loss=loss, penalty=2.0)
+    network = _network(whole)
+    module = network.module.double()
+    condition, images = Condition(condition.support.double(), condition.members.double()), images.double()
+    drawn = whole.draw(len(images), torch_generator("draw"))
+    draw = {name: value.double() if value.is_floating_point() else value for name, value in drawn.items()}
+
+    def field(gan: Gan, draw: Draw) -> Tensor:
+        slopes = torch.autograd.grad(gan.losses(module, condition, images, draw).mean(), list(module.parameters()))
+        return torch.cat([slope.flatten() for slope in slopes])
+
+    some = _gan(loss=loss, penalty=2.0, penalty_every=every)
+    each = [draw | {"bears": (torch.arange(len(images)) + begin) % every == 0} for begin in range(every)]
+    assert torch.allclose(torch.stack([field(some, one) for one in each]).mean(0), field(whole, draw), rtol=1e-9)
+
+
+def test_every_so_many_pairs_bear_the_penalty_from_any_one_on() -> None:
+    gan = _gan(penalty_every=3)
+    seen = {tuple(gan.draw(7, torch_generator(seed))["bears"].tolist()) for seed in range(30)}
+    assert seen == {tuple((pair + begin) % 3 == 0 for pair in range(7)) for begin in range(3)}
+
+
+@pytest.mark.parametrize("loss", ["pairing", "wasserstein"])
 def test_the_value_is_the_energy_score_with_and_without_a_gradient(loss: str) -> None:
     gan = _gan(loss=loss)
     network, (condition, images) = _network(gan), _batch()
@@ -174,7 +201,7 @@ def test_the_critic_sees_real_and_generated_images_altered_alike(name: str, monk
 
 
 def test_a_loss_and_a_score_do_not_depend_on_what_else_is_in_the_batch() -> None:
-    gan = _gan(translate=1, augment=AUGMENT)
+    gan = _gan(translate=1, augment=AUGMENT, penalty_every=2)
     network, (condition, images) = _network(gan), _batch()
     draw = gan.draw(len(images), torch_generator("draw"))
     together = [f(network.module, condition, images, draw) for f in (gan.losses, gan.scores)]
