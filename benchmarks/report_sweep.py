@@ -27,11 +27,13 @@ def search() -> str:
     lost = fmean(sweep["share_not_training"] for sweep in values["sweeps"])
     return (
         f"Sweeps of `{values['preset']}`, {values['budget_seconds']:.0f} s each, {values['seeds']} seeds; the best "
-        f"network of each trained anew three times for {values['training_seconds']:.0f} s; losses of "
-        f"{values['test_classes']} test classes after {values['adaptation_steps']} adaptation steps; differences are "
-        "the first's minus the row's, paired by class; 95% intervals, which say nothing of other seeds of the search; "
-        "in the sweeps: the best trial's loss on validation classes, mean and range over seeds "
-        "(`benchmarks/results/sweep_search.json`):\n\n" + "\n".join(lines) + "\n\n"
+        f"network of each trained anew three times for equal {values.get('equal', 'time')}, "
+        f"{values['training_seconds']:.0f} s; losses of {values['test_classes']} test classes after "
+        f"{values['adaptation_steps']} adaptation steps; differences are the first's minus the row's, paired by class; "
+        "95% intervals, which say nothing of other seeds of the search; in the sweeps: the best trial's loss on "
+        "validation classes, mean and range over seeds (`benchmarks/results/sweep_search.json`):\n\n"
+        + "\n".join(lines)
+        + "\n\n"
         f"{lost:.0%} of the room for trials was not training and judging, but starting and scheduling.\n"
     )
 

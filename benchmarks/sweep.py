@@ -1,15 +1,15 @@
 """What a sweep finds, and what it costs: three parts, each resumable.
 
     python benchmarks/sweep.py synthetic [--trials 1000]
-    python benchmarks/sweep.py search [--seeds 3] [--budget 360] [--train 90] [--tasks 100]
+    python benchmarks/sweep.py search [--seeds 3] [--budget 360] [--tasks 100]
     python benchmarks/sweep.py inherit [--seeds 3] [--trials 8]
 
 ``synthetic`` runs trials with an instant objective, kills the driver with SIGKILL half-way and goes on; it reports
 time, memory, and whether anything was repeated. ``search`` gives the preset's searcher and schedule, and random search
-without one, the same time; trains the best network of each, and the quickstart's, three times each for the same time;
-and takes their losses on test classes, which nothing else reads. ``inherit`` runs the same proposals with weights
-inherited and without. Each writes results/sweep_PART.json; what an earlier call finished under ``--work`` is not done
-again.
+without one, the same time; trains the best network of each, and the quickstart's, three times each as a whole trial is
+trained, all for as many FLOPs; and takes their losses on test classes, which nothing else reads. ``inherit`` runs the
+same proposals with weights inherited and without. Each writes results/sweep_PART.json; what an earlier call finished
+under ``--work`` is not done again.
 """
 
 from __future__ import annotations
@@ -28,22 +28,24 @@ from concurrent.futures import ProcessPoolExecutor
 from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
 from environment import write
+from training import seconds, trained
 
 from metagen import tasks
 from metagen.bootstrap import interval
 from metagen.checkpoint import load_checkpoint
+from metagen.config import RunConfig
 from metagen.evaluate import Bench, choose_classes, method_of
 from metagen.pool import Crew, available_cores, one_thread
 from metagen.search.ledger import Ledger, Progress
+from metagen.search.limits import whole
 
 STEPS = 5
 """Adaptation steps that a loss is taken after, as in the preset."""
-LONG = 20_000
-"""Outer steps that no training reaches within its time."""
 REPEATS = 3
 """Trainings of a network that was found, each with a seed of its own."""
 
@@ -160,17 +162,6 @@ def swept(folder: Path, changes: list[str], budget: float, seed: int) -> Progres
     return Ledger(folder).read()[0]
 
 
-def trained(config: Path, run: Path, seconds: float, seed: int) -> Path:
-    """The run of a config for ``seconds``, trained unless it is there."""
-    if not (run / "checkpoints" / "final").exists():
-        if run.exists():
-            metagen("resume", run)
-        else:
-            settings = ["--set", f"phases.0.steps={LONG}", "--set", f"budget={seconds}"]
-            metagen("train", config, "--run-dir", run, "--seed", seed, *settings)
-    return run
-
-
 def losses(run: Path, count: int) -> list[float]:
     """Losses of a run on test classes after adaptation, one a class."""
     kept = run / "test_losses.json"
@@ -184,34 +175,42 @@ def losses(run: Path, count: int) -> list[float]:
     return values
 
 
-def search(work: Path, seeds: int, budget: float, seconds: float, count: int) -> None:
+def trainings(source: str | RunConfig, run: Path) -> list[Path]:
+    """The runs of a config, with a seed each."""
+    runs = [run.with_name(f"{run.name}-run-{seed}") for seed in range(REPEATS)]
+    for seed, one in enumerate(runs):
+        trained(source, one, "--seed", str(seed))
+    return runs
+
+
+def search(work: Path, seeds: int, budget: float, count: int) -> None:
     from launch.sweeps.folder import load_sweep
 
-    handmade = work / "handmade.yaml"
-    work.mkdir(parents=True, exist_ok=True)
-    handmade.write_text(load_sweep("sweep-laptop", ()).make_space().base.to_yaml())
-    runs = {"handmade": [trained(handmade, work / f"handmade-{n}", seconds, n) for n in range(REPEATS)]}
+    sweep = load_sweep("sweep-laptop", ())
+    handmade, _ = whole(sweep, sweep.make_space(), sweep.first[0])
+    runs = {"handmade": trainings(handmade, work / "handmade")}
     sweeps: list[dict[str, Any]] = []
     for seed, (name, changes) in product(range(seeds), SEARCHES.items()):
-        folder, exported = work / f"{name}-{seed}", work / f"{name}-{seed}.yaml"
+        folder, exported = work / f"{name}-{seed}", work / f"{name}-{seed}-best.yaml"
         progress = swept(folder, changes, budget, seed)
         best = progress.ranked()[0]
         found = {"best": best.assignment, "validation_loss": best.objective("loss")}
         sweeps.append({"search": name, "seed": seed, **shares(progress), **found})
         metagen("sweep", "best", folder, "--export", exported)
-        for repeat in range(REPEATS):
-            run = trained(exported, work / f"{name}-{seed}-run-{repeat}", seconds, repeat)
-            runs.setdefault(name, []).append(run)
+        runs.setdefault(name, []).extend(trainings(str(exported), work / f"{name}-{seed}"))
     with ProcessPoolExecutor(available_cores(), get_context("spawn"), one_thread) as pool:
         tables = {name: list(pool.map(losses, folders, [count] * len(folders))) for name, folders in runs.items()}
+    took = {name: [seconds(run) for run in found] for name, found in runs.items()}
     means = {name: np.mean(rows, axis=0) for name, rows in tables.items()}
     figures = {
         "preset": "sweep-laptop",
         "seeds": seeds,
         "budget_seconds": budget,
-        "training_seconds": seconds,
+        "equal": sweep.equal,
+        "training_seconds": fmean(one for each in took.values() for one in each),
         "adaptation_steps": STEPS,
         "test_classes": len(means["handmade"]),
+        "seconds": took,
         "trainings": {name: [float(np.mean(row)) for row in rows] for name, rows in tables.items()},
         "loss": {name: interval(mean) for name, mean in means.items()},
         "default_minus": {name: interval(means["default"] - means[name]) for name in ("random", "handmade")},
@@ -262,7 +261,6 @@ def main() -> None:
     parser.add_argument("--trials", type=int)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--budget", type=float, default=360.0, help="seconds of each sweep")
-    parser.add_argument("--train", type=float, default=90.0, help="seconds of each training")
     parser.add_argument("--tasks", type=int, default=100, help="test classes")
     options = parser.parse_args()
     if options.part == "synthetic":
@@ -270,7 +268,7 @@ def main() -> None:
     elif options.part == "drive":
         drive(options.work, options.trials)
     elif options.part == "search":
-        search(options.work, options.seeds, options.budget, options.train, options.tasks)
+        search(options.work, options.seeds, options.budget, options.tasks)
     else:
         inherit(options.work, options.seeds, options.trials or 8)
 

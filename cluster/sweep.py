@@ -98,10 +98,10 @@ def train_trial(config: dict[str, Any], sweep: dict[str, Any], folder: str, imag
                         **config[FACTS],
                         **rung.values,
                         "step": rung.step,
-                        "rung": -(-rung.step // parsed.every),
+                        "rung": rung.number,
                         "checkpoint": place,
                         "assignment": json.dumps(assignment),
-                        "done": rung.step >= parsed.steps,
+                        "done": rung.number == parsed.rungs,
                     },
                     checkpoint=tune.Checkpoint.from_directory(scratch),
                 )
@@ -150,7 +150,7 @@ class _Recorder(tune.Callback):
             self._end(number, "failed", last["failed"])
         elif "refused" in last:
             self._end(number, "refused_trial", last["refused"])
-        elif last.get("step", 0) >= self.sweep.steps:
+        elif last.get("rung", 0) >= self.sweep.rungs:
             self._end(number, "complete")
         elif not self.leaving.asked:
             self._end(number, "stopped", f"by {self.sweep.schedule.name} at step {last.get('step', 0)}")

@@ -9,6 +9,7 @@ from rich.console import Console
 from launch.sweeps import folder as folders
 from launch.sweeps.names import shown
 from metagen.errors import UserError
+from metagen.search.limits import whole
 from metagen.search.trial import folder_of
 
 
@@ -22,16 +23,16 @@ def show_best(folder: Path, number: int | None, export: Path | None) -> None:
         raise UserError(f"{folder}: no trial was judged yet: 'metagen sweep status {folder}' says how far it is")
     trial = progress.trials[number] if number is not None else ranked[0]
     console = Console(highlight=False, markup=False, emoji=False)
+    config, facts = whole(sweep, sweep.make_space(), trial.assignment)
     values = ", ".join(f"{name} {trial.objective(name):.6g}" for name in sweep.objectives)
     console.print(
-        f"trial {trial.number}: {trial.status} at step {trial.step} of {sweep.steps}, {values}", soft_wrap=True
+        f"trial {trial.number}: {trial.status} at step {trial.step} of {facts.steps}, {values}", soft_wrap=True
     )
     for name, value in trial.assignment.items():
         console.print(f"  {name}: {shown(value)}", soft_wrap=True)
     console.print(f"its weights: {folder_of(folder, trial.number)}", soft_wrap=True)
     if export is None:
         return
-    config = sweep.make_space().config(trial.assignment)
     config = config.model_copy(update={"name": f"{sweep.name}-{trial.number:04d}"})
     try:
         export.parent.mkdir(parents=True, exist_ok=True)

@@ -130,13 +130,14 @@ def _table(sweep: SweepConfig, trials: list[Tried], names: dict[str, str]) -> st
 def _cost(sweep: SweepConfig, progress: Progress) -> str:
     busy = sum(trial.seconds for trial in progress.trials.values())
     steps = sum(trial.step for trial in progress.trials.values())
+    all_steps = sum(int(trial.facts.get("steps", sweep.steps)) for trial in progress.trials.values())
     counts = Counter(trial.status for trial in progress.trials.values())
     room = progress.slots * progress.seconds
     rows = [
         ("wall-clock", short(progress.seconds)),
         ("trials", ", ".join(f"{count} {status}" for status, count in counts.items())),
         ("training and judging", f"{short(busy)} of trials, up to {progress.slots} at a time"),
-        ("outer steps", f"{steps:,} of {len(progress.trials) * sweep.steps:,} that whole trials would have taken"),
+        ("outer steps", f"{steps:,} of {all_steps:,} that whole trials would have taken"),
         ("share lost to starting and scheduling", f"{max(0.0, 1 - busy / room):.0%}" if room else "–"),
         ("proposals refused before they cost anything", str(len(progress.refusals))),
     ]

@@ -101,7 +101,11 @@ def preview(sweep: SweepConfig) -> None:
     console = Console(highlight=False, markup=False, emoji=False)
 
     def show(assignment: Assignment, said: Facts | Refused) -> None:
-        size = said if isinstance(said, Refused) else f"{said.parameters:,} parameters, {said.flops / 1e6:,.0f} MFLOPs"
+        size = (
+            said
+            if isinstance(said, Refused)
+            else f"{said.parameters:,} parameters, {said.flops / 1e6:,.0f} MFLOPs, {said.steps} steps"
+        )
         console.print(f"  {size}: {choices(assignment)}", soft_wrap=True)
 
     if sweep.first:
@@ -133,12 +137,15 @@ def preview(sweep: SweepConfig) -> None:
     for reason, count in reasons.most_common(5):
         line("", f"{count} x {reason}")
     if found:
-        sizes = sorted(one.parameters for one in found)
+        sizes, lengths = sorted(one.parameters for one in found), [one.steps for one in found]
         line("networks", f"{sizes[0]:,} to {sizes[-1]:,} parameters, {sizes[len(sizes) // 2]:,} in the middle")
     else:
         raise UserError(f"all of {LOOKED_AT} proposals were refused: widen the limits or the space")
     judge = Judge.of(sweep.judge, images, space.base.episode.shots)
-    line("trials", f"{sweep.trials}, each {sweep.steps} outer steps, judged every {sweep.every}: {sweep.rungs} times")
+    each = f"{sweep.steps} outer steps"
+    if sweep.equal == "flops":
+        each = f"as many FLOPs as {each} of the base, {min(lengths)} to {max(lengths)} of its own"
+    line("trials", f"{sweep.trials}, each {each}; judged {sweep.rungs} times")
     line("search", f"{sweep.search.name}; schedule {sweep.schedule.name}; objectives {', '.join(sweep.objectives)}")
     line("judged by", f"{len(judge.bench.classes)} validation classes of {images.name}, {judge.steps} adaptation steps")
     trial = sweep.trial

@@ -85,8 +85,11 @@ class SweepConfig(Strict):
     trials: int = Field(20, ge=1)
     steps: int = Field(100, ge=1)
     """Outer steps of a whole trial: the full fidelity."""
+    equal: Literal["steps", "flops"] = "steps"
+    """What whole trials have alike: outer steps, or forward FLOPs in training, as many as ``steps`` of the base take:
+    a cheaper network has more steps. Judgements come at the same shares of every trial."""
     every: int = Field(20, ge=1)
-    """Outer steps between judgements: a rung."""
+    """Outer steps between judgements: a rung; of a trial of ``steps``."""
     objectives: tuple[Objective, ...] = ("loss",)
     """What is to be small, most important first."""
     search: SearchConfig = SearchConfig()
@@ -120,6 +123,8 @@ class SweepConfig(Strict):
             space = self.make_space()
         except UserError as error:
             raise ValueError(str(error)) from None
+        if self.equal == "flops" and schedule in ("pbt", "pb2"):
+            raise ValueError(f"equal: the runs of {schedule} copy each other's weights at the same step: use steps")
         if self.first and search == "grid":
             raise ValueError("first: a grid tries all there is: leave first out, or use another search")
         for number, values in enumerate(self.first):
@@ -153,3 +158,8 @@ class SweepConfig(Strict):
     def rungs(self) -> int:
         """Judgements of a whole trial."""
         return -(-self.steps // self.every)
+
+    def judged_at(self, steps: int) -> tuple[int, ...]:
+        """After which outer steps a trial of ``steps`` is judged, a rung each; the last is its end."""
+        whole = (min(rung * self.every, self.steps) for rung in range(1, self.rungs + 1))
+        return tuple(max(1, round(at * steps / self.steps)) for at in whole)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from metagen.config import RunConfig
 from metagen.describe import describe, loss_cost
 from metagen.errors import UserError
@@ -22,12 +24,15 @@ class Facts(Strict):
     """Forward FLOPs of one task: its queries once, and its support set."""
     memory: int | None = None
     """Estimated bytes of an inner step; None where no limit asks for it: it takes a pass through the network."""
+    steps: int
+    """Outer steps of a whole trial."""
 
     @staticmethod
     def of(config: RunConfig, limits: LimitsConfig) -> Facts:
         parameters, image, support = loss_cost(config)
         memory = None if limits.memory is None else describe(config).memory
-        return Facts(parameters=parameters, flops=config.episode.queries * image + support, memory=memory)
+        flops = config.episode.queries * image + support
+        return Facts(parameters=parameters, flops=flops, memory=memory, steps=config.steps)
 
 
 def check(name: str, value: float, limits: LimitsConfig) -> None:
@@ -37,13 +42,34 @@ def check(name: str, value: float, limits: LimitsConfig) -> None:
         raise Refused(f"{name} {value:,.4g} is above limits.{name} {most:,.4g}")
 
 
+def whole(sweep: SweepConfig, space: Space, assignment: Assignment) -> tuple[RunConfig, Facts]:
+    """The run that a whole trial of an assignment is, and its facts; raises ``UserError`` if there can be none."""
+    config = space.config(assignment)
+    facts = Facts.of(config, sweep.limits)
+    if sweep.equal == "flops":
+        steps = round(sweep.steps * _base_flops(space) / _outer_flops(config, facts))
+        config = config.with_steps(max(steps, len(config.phases)))
+        facts = facts.model_copy(update={"steps": config.steps})
+    return config, facts
+
+
+@lru_cache(maxsize=1)
+def _base_flops(space: Space) -> float:
+    return _outer_flops(space.base, Facts.of(space.base, LimitsConfig()))
+
+
+def _outer_flops(config: RunConfig, facts: Facts) -> float:
+    """Forward FLOPs of an outer step, every task of it counted once: the mean over the phases."""
+    tasks = sum(phase.steps * phase.items * phase.tasks for phase in config.phases)
+    return facts.flops * tasks / config.steps
+
+
 def admitted(sweep: SweepConfig, space: Space, assignment: Assignment) -> tuple[RunConfig, Facts]:
-    """The run of an assignment and its facts; raises ``Refused`` if it is impossible or breaks a static limit."""
+    """As ``whole``; raises ``Refused`` if the run is impossible or breaks a static limit."""
     try:
-        config = space.config(assignment)
+        config, facts = whole(sweep, space, assignment)
     except UserError as error:
         raise Refused(str(error)) from None
-    facts = Facts.of(config, sweep.limits)
     check("parameters", facts.parameters, sweep.limits)
     check("flops", facts.flops, sweep.limits)
     if facts.memory is not None:

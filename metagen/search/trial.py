@@ -18,7 +18,7 @@ from metagen.pool import Pool, one_thread
 from metagen.search.config import SweepConfig
 from metagen.search.inherit import inherited
 from metagen.search.judge import Judge
-from metagen.search.limits import check
+from metagen.search.limits import check, whole
 from metagen.search.space import Assignment
 from metagen.state import MetaState, initial_state
 from metagen.tasks.imageset import ImageSet
@@ -34,6 +34,8 @@ class Rung:
     """A judgement of a trial that goes on."""
 
     step: int
+    number: int
+    """From 1; ``sweep.rungs`` at the end."""
     values: dict[str, Any]
     """Objectives and what else is known: numbers and names, as they stand in the ledger."""
     checkpoint: Path
@@ -53,7 +55,7 @@ def run_trial(
     begin: Path | None = None,
     donor: Path | None = None,
 ) -> Generator[Rung, None, None]:
-    """Train to the end, judging every ``sweep.every`` steps; each judgement has a checkpoint.
+    """Train to the end, judging at every rung; each judgement has a checkpoint.
 
     ``begin`` is the checkpoint to go on from, bit for bit if it is the trial's own; one of another trial, with other
     outer hyperparameters, is taken over as it stands. ``donor`` is one to begin with the matching slices of. Raises
@@ -61,7 +63,8 @@ def run_trial(
     """
     one_thread()
     started = time.perf_counter()
-    config = sweep.make_space().config(assignment)
+    config, _ = whole(sweep, sweep.make_space(), assignment)
+    rungs = sweep.judged_at(config.steps)
     parts = work.build(config, images)
     layout = parts.problem.network.layout
     state = initial_state(parts.problem.network.initial, parts.policy, layout)
@@ -76,9 +79,15 @@ def run_trial(
     learner = Learner(config, layout, state)
     latency = judge.latency(method(parts, state))
     check("latency", latency, sweep.limits)
+
+    def judged(path: Path, **more: float) -> Rung:
+        values = {**_values(judge, parts, learner.state), "latency": latency, **more}
+        number = sum(at <= learner.state.step for at in rungs)
+        return Rung(learner.state.step, number, {**values, "busy": time.perf_counter() - started}, path)
+
     if state.step >= config.steps:  # killed between its last checkpoint and the word of it
         assert begin is not None
-        yield _judged(judge, parts, learner.state, begin, latency, {}, started)
+        yield judged(begin)
         return
     pool = make_pool(parts)
     try:
@@ -87,11 +96,11 @@ def run_trial(
             if report.step - first == sweep.trial.warmup:
                 each = (time.perf_counter() - begun) / sweep.trial.warmup
                 check("seconds", each * config.steps, sweep.limits)
-            if report.step % sweep.every == 0 or report.step == config.steps:
+            if report.step in rungs:
                 path = folder / "checkpoints" / ("final" if report.step == config.steps else f"step-{report.step:06d}")
                 checkpoint.save_checkpoint(path, config, layout, to_save(learner, pool))
                 checkpoint.prune(folder, KEEP)
-                yield _judged(judge, parts, learner.state, path, latency, {"train_loss": report.loss}, started)
+                yield judged(path, train_loss=report.loss)
                 started = time.perf_counter()
     finally:
         pool.close()
@@ -103,14 +112,11 @@ def method(parts: work.Parts, state: MetaState) -> Method:
     return Method(parts.problem, state.mean.to(device), parts.policy, state.policy.to(device))
 
 
-def _judged(
-    judge: Judge, parts: work.Parts, state: MetaState, path: Path, latency: float, more: dict[str, Any], since: float
-) -> Rung:
+def _values(judge: Judge, parts: work.Parts, state: MetaState) -> dict[str, Any]:
     before, after = judge.losses(method(parts, state))
     if not math.isfinite(after):
         raise UserError(f"step {state.step}: the loss on validation classes is {after}: the run has diverged")
-    values = {"loss": after, "loss_before": before, "latency": latency, "tasks": state.tasks, **more}
-    return Rung(state.step, {**values, "busy": time.perf_counter() - since}, path)
+    return {"loss": after, "loss_before": before, "tasks": state.tasks}
 
 
 def _inheriting(state: MetaState, parts: work.Parts, donor: Path) -> MetaState:

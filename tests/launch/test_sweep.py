@@ -78,7 +78,7 @@ def test_a_dry_run_says_what_would_be_tried_and_writes_nothing(
     monkeypatch.chdir(tmp_path)
     done = metagen("sweep", sweep_yaml, "--trials", 7, "--budget", "90m", "--dry-run")
     assert done.code == 0, done.err
-    assert re.search(r"trials +7, each 6 outer steps, judged every 2: 3 times", done.out)
+    assert re.search(r"trials +7, each 6 outer steps; judged 3 times", done.out)
     assert "1.5 h" in done.out
     assert re.search(r"refused +\d+ of 40, before they cost anything", done.out)
     assert not list(tmp_path.iterdir())

@@ -66,6 +66,33 @@ def test_what_is_counted_of_shapes_is_what_is_counted_of_a_network(space: Space,
     assert facts.flops == config.episode.queries * found.flops_image + found.flops_set
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_trials_of_equal_flops_take_those_of_the_base_to_within_a_step(
+    space: Space, tiny_sweep: Any, seed: int
+) -> None:
+    def flops(config: RunConfig) -> float:
+        found = describe(config)
+        tasks = sum(phase.steps * phase.items * phase.tasks for phase in config.phases)
+        return tasks * (config.episode.queries * found.flops_image + found.flops_set)
+
+    sweep = tiny_sweep(steps=60, equal="flops")
+    config, facts = admitted(sweep, space, {**space.draw(numpy_generator(seed)), "levels": 1})
+    assert facts.steps == config.steps != 60
+    assert abs(flops(config) - flops(space.base.with_steps(60))) < flops(config) / config.steps
+
+
+@pytest.mark.parametrize(("steps", "every"), [(6, 2), (7, 2), (120, 30), (121, 30), (5, 5), (5, 1)])
+def test_trials_of_any_length_are_judged_at_the_same_shares(tiny_sweep: Any, steps: int, every: int) -> None:
+    sweep = tiny_sweep(steps=steps, every=every)
+    own = sweep.judged_at(steps)
+    assert own == (*range(every, steps, every), steps)
+    for other in (1, steps // 2 + 1, 10 * steps + 3):
+        judged = sweep.judged_at(other)
+        assert len(judged) == sweep.rungs
+        assert judged[-1] == other
+        assert all(2 * abs(a * steps - b * other) <= steps or a == 1 for a, b in zip(judged, own, strict=True))
+
+
 @pytest.mark.parametrize(
     ("limits", "named"),
     [({"parameters": 10}, "limits.parameters"), ({"flops": 10}, "limits.flops"), ({"memory": 10}, "limits.memory")],
@@ -123,6 +150,10 @@ def test_a_space_that_makes_no_sense_is_one_line(tiny_sweep: Any, space: dict[st
         (
             {"schedule": {"name": "pb2"}, "space": {"phases.0.outer.warmup": {"range": [0, 2]}}},
             "pb2 models continuous values",
+        ),
+        (
+            {"schedule": {"name": "pbt"}, "space": {"ema": {"uniform": [0, 0.5]}}, "equal": "flops"},
+            "equal: the runs of pbt .* use steps",
         ),
         ({"every": 7}, "more than the trial's 6 steps"),
         ({"objectives": []}, "at least one"),

@@ -12,7 +12,7 @@ from metagen.checkpoint import load_checkpoint
 from metagen.errors import UserError
 from metagen.pool import SerialPool
 from metagen.search.judge import Judge
-from metagen.search.limits import Refused
+from metagen.search.limits import Refused, whole
 from metagen.search.trial import Rung, run_trial
 from metagen.tasks import ImageSet
 
@@ -31,6 +31,19 @@ def test_a_trial_is_the_training_run_that_its_assignment_names(
     assert [rung.step for rung in rungs] == [2, 4, 6]
     state, _ = run_to_end(sweep.make_space().config(RATE))
     assert_same_state(load_checkpoint(tmp_path).state, state)
+
+
+def test_a_cheaper_network_trains_longer_at_equal_flops_and_is_judged_as_often(
+    tiny_sweep: Any, tiny_images: ImageSet, tmp_path: Path
+) -> None:
+    values = {"generator.architecture.widths": {"choice": [[8], [16]]}}
+    sweep = tiny_sweep(space=values, equal="flops")
+    config, facts = whole(sweep, sweep.make_space(), {"generator.architecture.widths": [8]})
+    assert facts.steps == config.steps > sweep.steps
+    rungs = _run(sweep, tmp_path, tiny_images, {"generator.architecture.widths": [8]})
+    assert [rung.step for rung in rungs] == list(sweep.judged_at(config.steps))
+    assert [rung.number for rung in rungs] == [1, 2, 3]
+    assert load_checkpoint(tmp_path).config.steps == config.steps
 
 
 def test_a_trial_that_was_paused_ends_bit_for_bit_as_if_it_had_not_been(
