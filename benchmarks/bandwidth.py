@@ -75,11 +75,9 @@ def config_of(preset: str, precision: str, seconds: float, items: int, steps: in
 def measure(config: RunConfig, pool: Any, parts: Any) -> dict[str, float]:
     """Results a second after the warm steps, with what the actors and the learner took for each."""
     from metagen.learner import Learner
-    from metagen.state import initial_state
     from metagen.train import train
 
-    layout = parts.problem.network.layout
-    learner = Learner(config, layout, initial_state(parts.problem.network.initial, parts.policy, layout))
+    learner = Learner.of(parts)
     try:
         counted = list(train(learner, pool))[WARM:]
     finally:

@@ -81,7 +81,7 @@ def measure(job: Job, root: Path, benches: dict[str, Bench], policy_steps: int |
         rule, _, size = job.method.partition(":")
         method = fixed(method_of(load_checkpoint(base)), rule, float(size))
     steps = (0, *BUDGETS) if job.method in ARMS else STEPS
-    losses = benches[job.domain].losses(method, steps, lambda: None)
+    losses = benches[job.domain].losses(method, steps)
     path = job.path(root)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(f".{os.getpid()}")

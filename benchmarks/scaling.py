@@ -26,7 +26,6 @@ from metagen.learner import Learner
 from metagen.pool import Crew, Pool, SerialPool, one_thread
 from metagen.precision import resolve
 from metagen.records import StepReport
-from metagen.state import initial_state
 from metagen.train import train
 
 WARM = 5
@@ -51,8 +50,7 @@ def pool_of(kind: str, parts: work.Parts, actors: int) -> Iterator[Pool]:
 
 def measure(parts: work.Parts, pool: Pool, steps: int) -> dict[str, float]:
     """Tasks a second and shares of a step, over ``steps`` steps after the warm ones."""
-    network = parts.problem.network
-    learner = Learner(parts.config, network.layout, initial_state(network.initial, parts.policy, network.layout))
+    learner = Learner.of(parts)
     reports: list[StepReport] = []
     for report in train(learner, pool):
         reports.append(report)

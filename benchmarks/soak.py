@@ -30,7 +30,6 @@ from metagen import tasks, work
 from metagen.config import RunConfig
 from metagen.learner import Learner
 from metagen.pool import Crew, one_thread
-from metagen.state import initial_state
 from metagen.train import train
 
 IMAGE = Path(__file__).parent.parent / "docs" / "images" / "soak.png"
@@ -92,8 +91,7 @@ def soak(minutes: float, every: float) -> dict[str, Any]:
     """Train, kill, watch."""
     config = configured()
     parts = work.build(config, tasks.load(config.data))
-    layout = parts.problem.network.layout
-    learner = Learner(config, layout, initial_state(parts.problem.network.initial, parts.policy, layout))
+    learner = Learner.of(parts)
     start_ray(None, [Crew(ACTORS, ACTORS)])
     pool = RayPool(config, parts.images, ACTORS)
     killer, series = Killer(every), {"seconds": [0.0], "driver_mb": [resident()], "object_store_mb": [stored()]}

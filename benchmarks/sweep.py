@@ -169,7 +169,7 @@ def losses(run: Path, count: int) -> list[float]:
         saved = load_checkpoint(run)
         images, shots = tasks.load(saved.config.data), saved.config.episode.shots
         classes, _ = choose_classes(images, "test", shots, count, seed=0)
-        table = Bench(images, classes, shots, seed=0).losses(method_of(saved), [STEPS], lambda: None)
+        table = Bench(images, classes, shots, seed=0).losses(method_of(saved), [STEPS])
         kept.write_text(json.dumps(table[:, 0].tolist()))
     values: list[float] = json.loads(kept.read_text())
     return values

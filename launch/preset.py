@@ -17,7 +17,9 @@ def presets() -> dict[str, Path]:
         return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
-def load_config(source: str, assignments: Sequence[str], steps: int | None, seed: int | None) -> RunConfig:
+def load_config(
+    source: str, assignments: Sequence[str] = (), steps: int | None = None, seed: int | None = None
+) -> RunConfig:
     """The config that a preset's name or a YAML file's path stands for, with changes applied."""
     path = Path(source)
     if path.suffix in (".yaml", ".yml"):

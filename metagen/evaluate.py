@@ -99,8 +99,11 @@ class Bench:
         """The category of each class's task, by the support set that is shown."""
         return [sorter.category(self.episode(index).support) for index in self.classes]
 
-    def losses(self, method: Method, steps: Sequence[int], tick: Callable[[], None]) -> Losses:
-        """Mean scores of the queries after each of ``steps``: ``[classes, len(steps)]``, lower is better."""
+    def losses(self, method: Method, steps: Sequence[int], tick: Callable[[], None] = lambda: None) -> Losses:
+        """Mean scores of the queries after each of ``steps``: ``[classes, len(steps)]``, lower is better.
+
+        ``tick`` is called after every class.
+        """
         out = np.zeros((len(self.classes), len(steps)))
         for row, index in enumerate(self.classes):
             episode = self.episode(index)

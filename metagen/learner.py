@@ -29,7 +29,7 @@ from metagen.records import (
     finite,
     packed,
 )
-from metagen.state import MetaState, from_anchor, owed_after, to_anchor
+from metagen.state import MetaState, from_anchor, initial_state, owed_after, to_anchor
 from metagen.wire import total
 
 AddUp = Callable[[Sequence[WorkResult], Sequence[float], int, int], tuple[Tensor, Tensor]]
@@ -68,6 +68,13 @@ class Learner:
     def __init__(self, config: RunConfig, layout: Layout, state: MetaState) -> None:
         self.config, self.layout, self.state = config, layout, state
         self.policy = work.build_policy(config)
+
+    @staticmethod
+    def of(parts: work.Parts, state: MetaState | None = None) -> Learner:
+        """The learner of a run, at ``state`` or before its first step."""
+        network = parts.problem.network
+        begun = state or initial_state(network.initial, parts.policy, network.layout)
+        return Learner(parts.config, network.layout, begun)
 
     def basis(self, step: int) -> int:
         """The outer step whose version workers estimate ``step`` at: the config's, or the last rollback's if later."""

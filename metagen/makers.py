@@ -95,8 +95,8 @@ class Real:
         return gallery.spare[:count]
 
 
-def made_by(maker: Maker, among: Sequence[Gallery], seed: int, tick: Callable[[], None]) -> list[Tensor]:
-    """For each gallery as many new images as it has reference ones."""
+def made_by(maker: Maker, among: Sequence[Gallery], seed: int, tick: Callable[[], None] = lambda: None) -> list[Tensor]:
+    """For each gallery as many new images as it has reference ones; ``tick`` is called after each."""
     made = []
     for gallery in among:
         made.append(maker.make(gallery, len(gallery.reference), seed))

@@ -30,7 +30,7 @@ from metagen.learner import Learner
 from metagen.pool import Crew, Pool, SerialPool
 from metagen.records import StepReport
 from metagen.search.config import SweepConfig
-from metagen.state import MetaState, initial_state
+from metagen.state import MetaState
 from metagen.tasks import ImageSet
 from metagen.tasks.imageset import offsets_of
 from metagen.train import train
@@ -188,8 +188,7 @@ def new_learner(tiny_images: ImageSet) -> Callable[[RunConfig], tuple[Learner, w
 
     def make(config: RunConfig) -> tuple[Learner, work.Parts]:
         parts = work.build(config, tiny_images)
-        layout = parts.problem.network.layout
-        return Learner(config, layout, initial_state(parts.problem.network.initial, parts.policy, layout)), parts
+        return Learner.of(parts), parts
 
     return make
 

@@ -44,7 +44,7 @@ def features(among: list[Gallery]) -> Features:
 
 
 def _made(maker: Copycat | Real, among: list[Gallery]) -> list[Tensor]:
-    return made_by(maker, among, 0, lambda: None)
+    return made_by(maker, among, 0)
 
 
 def test_every_metric_has_a_reading_an_interval_and_categories_that_json_can_hold(

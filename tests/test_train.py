@@ -248,7 +248,7 @@ def test_training_lowers_the_loss_on_classes_it_has_not_seen(
     bench = Bench(parts.images, tuple(parts.images.members("test").tolist()), shots=3, seed=0)
     state, _ = run_to_end(config)
     before, after = (
-        bench.losses(Method(parts.problem, theta, parts.policy, vector), [0], lambda: None).mean()
+        bench.losses(Method(parts.problem, theta, parts.policy, vector), [0]).mean()
         for theta, vector in ((learner.state.theta, learner.state.policy), (state.mean, state.policy))
     )
     assert after < 0.92 * before

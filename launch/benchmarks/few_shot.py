@@ -229,7 +229,7 @@ def _samples(plan: Plan, seed: int, name: str, domain: str, images: ImageSet, ma
     if path.exists():
         return
     among = galleries(plan.bench(images, "test", plan.shots[0], plan.sample_classes), plan.samples)
-    made = made_by(maker, among, seed, lambda: None)
+    made = made_by(maker, among, seed)
     _write(path, measured(Features.of(extractor_of(), among), made).report(among))
 
 

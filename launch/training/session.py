@@ -27,7 +27,7 @@ from metagen.learner import Learner
 from metagen.pool import Pool, one_thread
 from metagen.precision import resolve
 from metagen.records import Quarantined, StepReport
-from metagen.state import MetaState, initial_state
+from metagen.state import MetaState
 from metagen.store import Store, bring_newest
 from metagen.tasks.categories import with_found
 from metagen.tasks.imageset import ImageSet
@@ -54,12 +54,10 @@ def start(config: RunConfig, folder: Path, workers: Workers, profiled: bool = Fa
             fits = f"{config.steps} of {parts.config.steps} steps fit into {parts.config.budget:g} s here"
             print(f"note: {fits} (budget)", file=sys.stderr)
         parts = replace(parts, config=config)
-        layout = parts.problem.network.layout
-        learner = Learner(config, layout, initial_state(parts.problem.network.initial, parts.policy, layout))
         run_folder.create(folder, config)
         if store:
             store.write(run_folder.CONFIG, config.to_yaml().encode())
-        _drive(learner, parts, make_pool(parts), folder, workers, store, profiled)
+        _drive(Learner.of(parts), parts, make_pool(parts), folder, workers, store, profiled)
 
 
 def proceed(folder: Path, workers: Workers) -> None:
@@ -72,27 +70,27 @@ def proceed(folder: Path, workers: Workers) -> None:
     images = tasks.load(config.data)
     with workers.pooling() as make_pool:
         parts = work.build(config, images)
-        layout = parts.problem.network.layout
-        state = initial_state(parts.problem.network.initial, parts.policy, layout)
+        learner = Learner.of(parts)
         for path in reversed(checkpoint.checkpoints(folder)):
             try:
                 saved = checkpoint.load_checkpoint(path)
             except UserError as error:
                 print(f"skipped: {error}", file=sys.stderr)
                 continue
-            saved.fits(layout)
+            saved.fits(learner.layout)
             if saved.config.identity != config.identity:
                 raise UserError(
                     f"{path} belongs to another config than {folder / run_folder.CONFIG}: restore that file"
                 )
-            state = saved.state
+            learner.state = saved.state
             break
-        if state.step >= config.steps:
+        step = learner.state.step
+        if step >= config.steps:
             if store:
                 store.publish(folder / "checkpoints" / checkpoint.FINAL)
-            print(f"{folder} is complete: {state.step} steps")
+            print(f"{folder} is complete: {step} steps")
             return
-        _drive(Learner(config, layout, state), parts, make_pool(parts), folder, workers, store)
+        _drive(learner, parts, make_pool(parts), folder, workers, store)
 
 
 def _drive(

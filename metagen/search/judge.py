@@ -32,7 +32,7 @@ class Judge:
     def losses(self, method: Method) -> tuple[float, float]:
         """Mean query loss before adaptation, and after ``steps`` of it."""
         wanted = sorted({0, self.steps})
-        table = self.bench.losses(method, wanted, lambda: None).mean(0)
+        table = self.bench.losses(method, wanted).mean(0)
         return float(table[0]), float(table[-1])
 
     def latency(self, method: Method) -> float:

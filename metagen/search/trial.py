@@ -20,7 +20,7 @@ from metagen.search.inherit import inherited
 from metagen.search.judge import Judge
 from metagen.search.limits import check, whole
 from metagen.search.space import Assignment
-from metagen.state import MetaState, initial_state
+from metagen.state import MetaState
 from metagen.tasks.imageset import ImageSet
 from metagen.train import to_save, train
 
@@ -66,18 +66,17 @@ def run_trial(
     config, _ = whole(sweep, sweep.make_space(), assignment)
     rungs = sweep.judged_at(config.steps)
     parts = work.build(config, images)
-    layout = parts.problem.network.layout
-    state = initial_state(parts.problem.network.initial, parts.policy, layout)
+    learner = Learner.of(parts)
+    layout = learner.layout
     if begin is not None:
         saved = checkpoint.load_checkpoint(begin)
         saved.fits(layout)
-        state = saved.state
+        learner.state = saved.state
     elif donor is not None:
-        state = _inheriting(state, parts, donor)
+        learner.state = _inheriting(learner.state, parts, donor)
     _write_config(folder, config)
     judge = Judge.of(sweep.judge, images, config.episode.shots)
-    learner = Learner(config, layout, state)
-    latency = judge.latency(method(parts, state))
+    latency = judge.latency(method(parts, learner.state))
     check("latency", latency, sweep.limits)
 
     def judged(path: Path, **more: float) -> Rung:
@@ -85,13 +84,13 @@ def run_trial(
         number = sum(at <= learner.state.step for at in rungs)
         return Rung(learner.state.step, number, {**values, "busy": time.perf_counter() - started}, path)
 
-    if state.step >= config.steps:  # killed between its last checkpoint and the word of it
+    if learner.state.step >= config.steps:  # killed between its last checkpoint and the word of it
         assert begin is not None
         yield judged(begin)
         return
     pool = make_pool(parts)
     try:
-        first, begun = state.step, time.perf_counter()
+        first, begun = learner.state.step, time.perf_counter()
         for report in train(learner, pool):
             if report.step - first == sweep.trial.warmup:
                 each = (time.perf_counter() - begun) / sweep.trial.warmup

@@ -61,18 +61,18 @@ def test_who_is_there_at_the_start_counts_as_one_step() -> None:
 def test_a_curve_has_the_losses_of_the_bench_and_the_time_of_adaptation_alone(bench: Bench, start: Method) -> None:
     method = start.with_adam(1e-3)
     found = curve(bench, method, (0, 1, 3))
-    assert np.array_equal(found.losses, bench.losses(method, (0, 1, 3), lambda: None))
+    assert np.array_equal(found.losses, bench.losses(method, (0, 1, 3)))
     assert found.seconds > 0
 
 
 def test_the_size_that_is_tuned_is_the_best_of_the_grid(bench: Bench, start: Method) -> None:
     contender = Contender("", "meta", (1e-9, 1e-3, 3e-3))
     sizes = tuned_sizes(contender, start, bench, (2, 4))
-    tables = {s: bench.losses(start.with_adam(s), (2, 4), lambda: None).mean(0) for s in contender.sizes}
+    tables = {s: bench.losses(start.with_adam(s), (2, 4)).mean(0) for s in contender.sizes}
     for column, k in enumerate((2, 4)):
         assert tables[sizes[k]][column] == min(table[column] for table in tables.values())  # type: ignore[index]
     losses = losses_at(contender, start, bench, {2: 1e-9, 4: 1e-3}, (2, 4))
-    assert np.array_equal(losses[:, 1], bench.losses(start.with_adam(1e-3), [4], lambda: None)[:, 0])
+    assert np.array_equal(losses[:, 1], bench.losses(start.with_adam(1e-3), [4])[:, 0])
     own = tuned_sizes(CONTENDERS["meta"], start, bench, (2, 4))
     assert own == {2: None, 4: None}
 
@@ -81,7 +81,7 @@ def test_the_best_within_a_horizon_is_not_the_best_at_its_end(bench: Bench, star
     """A size that is far ahead early and diverges later wins, where its best loss counts."""
     contender = Contender("", "meta", (3e-2, 1e-6))
     horizon = (1, 2, 4, 30)
-    losses = {s: bench.losses(contender.method(start, s), horizon, lambda: None).mean(0) for s in contender.sizes}
+    losses = {s: bench.losses(contender.method(start, s), horizon).mean(0) for s in contender.sizes}
     best = min(losses, key=lambda size: losses[size].min())
     assert tuned_sizes(contender, start, bench, horizon, best_within=True)[30] == best
 
