@@ -13,7 +13,9 @@ with N actors (of which no more work than there are pieces under way), ``t`` sec
 handing out to taking (one actor alone), ``s`` seconds a result that the senders need, and ``c`` seconds of its core
 that a result costs the learner. That is the limit for few and for many actors; between them mean value analysis of a
 closed network says how results wait for one another (Reiser & Lavenberg 1980, "Mean-value analysis of closed
-multichain queuing networks", J. ACM 27). Writes results/ceiling.json and docs/images/ceiling.png.
+multichain queuing networks", J. ACM 27). With few cores the senders are the limit. So it is also measured what the
+learner's core alone takes: a step is timed once all results that are under way lie in the object store. Writes
+results/ceiling.json and docs/images/ceiling.png.
 """
 
 from __future__ import annotations
@@ -74,7 +76,15 @@ class Host:
         )
 
 
-def pool_on(hosts: list[Any], config: RunConfig, actors: int) -> RayPool:
+class WaitingPool(RayPool):
+    """The pool of a run, which can also wait without taking anything."""
+
+    def settle(self) -> None:
+        """Wait until every result that was asked for lies in the object store."""
+        ray.wait(list(self._running), num_returns=len(self._running), fetch_local=False)
+
+
+def pool_on(hosts: list[Any], config: RunConfig, actors: int) -> WaitingPool:
     """The pool of a run, whose actors are threads on ``hosts``."""
 
     class Threads(Roster):
@@ -84,7 +94,7 @@ def pool_on(hosts: list[Any], config: RunConfig, actors: int) -> RayPool:
         def _end(self, actor: Any) -> None:
             return
 
-    class Pool(RayPool):
+    class Pool(WaitingPool):
         roster = Threads
 
     return Pool(config, None, [Crew(actors, actors)])  # type: ignore[arg-type]  # nobody looks at the images
@@ -149,16 +159,29 @@ def _stored() -> float:
     return get_memory_info_reply(state).store_stats.object_store_bytes_used / 2**20
 
 
-def bounds(config: RunConfig) -> tuple[float, float]:
+def drained(learner: Learner, pool: WaitingPool, steps: int = 8) -> float:
+    """Results a second that the learner's core takes where all of a step's lie in the object store before it begins."""
+    loop, taken = train(learner, pool), 0.0
+    next(loop)
+    for _ in range(steps):
+        pool.settle()
+        begun = time.perf_counter()
+        next(loop)
+        taken += time.perf_counter() - begun
+    loop.close()
+    return steps * learner.config.phases[0].items / taken
+
+
+def bounds(config: RunConfig) -> tuple[float, float, float]:
     """Seconds a result that the senders need, and seconds of its core that one costs the learner: work that takes no
-    time, once without a learner and once with it."""
+    time, once without a learner and once with it; and results a second that the learner's core takes by itself."""
     learner = new_learner(config)
     hosts = [Host.remote(learner.layout.size, 0.0) for _ in range(HOSTS)]  # type: ignore[attr-defined]
     ray.get([host.prepare.remote([]) for host in hosts])
     try:
         sending = sending_seconds(hosts, learner)
-        pool = pool_on(hosts, config, cap(config))
-        return sending, measured(learner, pool, 4.0)["learner_ms_per_result"] / 1e3
+        cost = measured(learner, pool_on(hosts, config, cap(config)), 4.0)["learner_ms_per_result"] / 1e3
+        return sending, cost, drained(new_learner(config), pool_on(hosts, config, cap(config)))
     finally:
         for host in hosts:
             ray.kill(host)
@@ -171,9 +194,10 @@ def sending_seconds(hosts: list[Any], learner: Learner, seconds: float = 3.0) ->
     theta, count, begun = ray.put(snapshot.theta), 0, time.perf_counter()
     under_way = [hosts[i % HOSTS].run.remote(theta, order) for i in range(cap(learner.config))]
     while (elapsed := time.perf_counter() - begun) < seconds:
-        done, under_way = ray.wait(under_way, num_returns=1, fetch_local=False)
+        # Many at once: the senders are to be the limit, not who waits for them.
+        done, under_way = ray.wait(under_way, num_returns=HOSTS * 8, fetch_local=False)
         count += len(done)
-        under_way.append(hosts[count % HOSTS].run.remote(theta, order))
+        under_way += [hosts[i % HOSTS].run.remote(theta, order) for i in range(len(done))]
     return elapsed / count
 
 
@@ -189,7 +213,8 @@ def sized(megabytes: float, actors: list[int], seconds: float) -> dict[str, Any]
     config = configured(megabytes)
     size = new_learner(config).layout.size
     t = 0.02 if megabytes < 10 else 0.2
-    sending, cost = bounds(config)
+    sending, cost, alone = bounds(config)
+    print(megabytes, f"senders {1 / sending:.0f}, the learner's core {1 / cost:.0f}, by itself {alone:.0f}", flush=True)
     hosts = [Host.remote(size, t) for _ in range(HOSTS)]  # type: ignore[attr-defined]
     rows, overhead = [], None
     for count in [1, *(n for n in actors if n > 1)]:
@@ -213,6 +238,7 @@ def sized(megabytes: float, actors: list[int], seconds: float) -> dict[str, Any]
         "overhead_seconds": overhead,
         "sending_seconds": sending,
         "learner_seconds": cost,
+        "drained_per_second": alone,
         "rows": rows,
     }
 
