@@ -53,16 +53,12 @@ def generator(name: str, root: Path, steps: int | None) -> Path:
 
 def measure(learned: Method, base: Method, valid: Bench, test: Bench) -> dict[str, Any]:
     """Losses ``[classes, steps]`` of the three on one data set."""
-
-    def tick() -> None:
-        pass
-
-    sizes = tune(valid, base, STEPS[1:], tick)
+    sizes = tune(valid, base, STEPS[1:])
     sizes[0] = sizes[STEPS[1]]
     return {
-        "learned optimiser": test.losses(learned, STEPS, tick).tolist(),
-        "Adam, not tuned": test.losses(base.with_adam(STARTED_FROM), STEPS, tick).tolist(),
-        "Adam, tuned": fine_tuned(test, base, sizes, STEPS, tick).tolist(),
+        "learned optimiser": test.losses(learned, STEPS).tolist(),
+        "Adam, not tuned": test.losses(base.with_adam(STARTED_FROM), STEPS).tolist(),
+        "Adam, tuned": fine_tuned(test, base, sizes, STEPS).tolist(),
     }
 
 

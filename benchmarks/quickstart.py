@@ -59,7 +59,7 @@ def main() -> None:
     options = parser.parse_args()
     run = options.run_dir or Path("runs") / f"benchmark-{options.preset}-{options.seed}"
     trained(options.preset, run, "--seed", str(options.seed))
-    tasks = ("--tasks", options.tasks)
+    tasks = ("--tasks", options.tasks, "--workers", "1")
     evaluations = [  # one core each
         evaluate(run, "pictograms", *tasks),
         evaluate(run, "omniglot", *tasks, "--data", str(options.omniglot)),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from dataclasses import dataclass, fields, replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -64,6 +64,11 @@ class Problem:
     """Second derivatives in float32, whatever dtype the network computes in."""
     together: int = 1
     """Tasks that the network computes at once: 1 is a loop over tasks, more a batch of networks (``paths.py``)."""
+
+    def __reduce__(self) -> tuple[Callable[..., Problem], tuple[Any, ...]]:
+        """By what its network is built from: parameters are views of one vector, which a pickle would tear apart."""
+        rest = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "network"}
+        return _rebuilt, (self.network.initial, self.network.device, self.network.dtype, rest)
 
     def groups(self, episodes: Sequence[Episode], rngs: Sequence[torch.Generator]) -> Iterator[Group]:
         """Episodes with their generators of noise, as many as are computed at once."""
@@ -144,6 +149,15 @@ class Problem:
         draw = {name: value.to(device) for name, value in numbers.items()}
         condition = Condition(condition.support.to(device), condition.members.to(device))
         return of(module, condition, images.to(device), draw)
+
+
+def _rebuilt(initial: Tensor, device: torch.device, dtype: torch.dtype, rest: dict[str, Any]) -> Problem:
+    """The inverse of ``Problem.__reduce__``."""
+    with torch.random.fork_rng(devices=[]):
+        network = FlatNetwork(rest["family"].build(), device, dtype)
+    network.initial.copy_(initial)
+    network.load(initial.to(device))
+    return Problem(network=network, **rest)
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,9 @@ are 95% bootstrap intervals over classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from metagen.generators import Condition
 from metagen.metrics.query_loss import query_loss
 from metagen.policies import Policy, Run
 from metagen.policies.fixed import Fixed, FixedOptions
+from metagen.processes import Each, Shared
 from metagen.seeding import numpy_generator, torch_generator
 from metagen.tasks.categories import Sorter
 from metagen.tasks.episodes import Episode, sample_episode
@@ -99,22 +101,23 @@ class Bench:
         """The category of each class's task, by the support set that is shown."""
         return [sorter.category(self.episode(index).support) for index in self.classes]
 
-    def losses(self, method: Method, steps: Sequence[int], tick: Callable[[], None] = lambda: None) -> Losses:
+    def losses(self, method: Method, steps: Sequence[int], each: Each = map) -> Losses:
         """Mean scores of the queries after each of ``steps``: ``[classes, len(steps)]``, lower is better.
 
-        ``tick`` is called after every class.
+        ``each`` takes the classes, one after the other or side by side (``processes.py``).
         """
-        out = np.zeros((len(self.classes), len(steps)))
-        for row, index in enumerate(self.classes):
-            episode = self.episode(index)
-            name = self.images.classes[index]
-            rng = torch_generator(self.seed, "adaptation", name)
-            for k, parameters in method.adapted(episode.support, steps, rng):
-                bank = torch_generator(self.seed, "bank", name)
-                loss = query_loss(method.problem, parameters, episode.support, episode.query, bank)
-                out[row, list(steps).index(k)] = loss
-            tick()
-        return out
+        measure = partial(_losses, Shared(method), tuple(steps), self.seed)
+        return np.array(list(each(measure, map(self.episode, self.classes))))
+
+
+def _losses(method: Shared[Method], steps: tuple[int, ...], seed: int, episode: Episode) -> list[float]:
+    """The row of ``Bench.losses`` of one class."""
+    found = {}
+    rng = torch_generator(seed, "adaptation", episode.class_name)
+    for k, parameters in method.value.adapted(episode.support, steps, rng):
+        bank = torch_generator(seed, "bank", episode.class_name)
+        found[k] = query_loss(method.value.problem, parameters, episode.support, episode.query, bank)
+    return [found[k] for k in steps]
 
 
 def choose_classes(
@@ -134,20 +137,20 @@ def choose_classes(
     return tuple(sorted(int(index) for index in chosen)), images.too_few(split, shots + MIN_QUERIES)
 
 
-def tune(bench: Bench, method: Method, steps: Sequence[int], tick: Callable[[], None]) -> dict[int, float]:
+def tune(bench: Bench, method: Method, steps: Sequence[int], each: Each = map) -> dict[int, float]:
     """Adam's best step size of the grid for each number of steps, on the classes of ``bench``."""
-    table = np.stack([bench.losses(method.with_adam(size), steps, tick).mean(0) for size in STEP_SIZES])
+    table = np.stack([bench.losses(method.with_adam(size), steps, each).mean(0) for size in STEP_SIZES])
     return {k: STEP_SIZES[int(table[:, i].argmin())] for i, k in enumerate(steps)}
 
 
 def fine_tuned(
-    bench: Bench, method: Method, sizes: Mapping[int, float], steps: Sequence[int], tick: Callable[[], None]
+    bench: Bench, method: Method, sizes: Mapping[int, float], steps: Sequence[int], each: Each = map
 ) -> Losses:
     """Losses of Adam at the step size tuned for each number of steps, each size run no further than it is wanted."""
     table = np.empty((len(bench.classes), len(steps)))
     for size in sorted({sizes[k] for k in steps}):
         columns = [i for i, k in enumerate(steps) if sizes[k] == size]
-        table[:, columns] = bench.losses(method.with_adam(size), [steps[i] for i in columns], tick)
+        table[:, columns] = bench.losses(method.with_adam(size), [steps[i] for i in columns], each)
     return table
 
 

@@ -6,14 +6,16 @@ make. A metric on which the copycat does well does not measure generation, and n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from metagen.evaluate import Bench, Method, generate
+from metagen.processes import Each, Shared
 from metagen.seeding import torch_generator
 from metagen.tasks.augment import AugmentConfig, altered
 from metagen.tasks.episodes import sample_episode
@@ -95,10 +97,10 @@ class Real:
         return gallery.spare[:count]
 
 
-def made_by(maker: Maker, among: Sequence[Gallery], seed: int, tick: Callable[[], None] = lambda: None) -> list[Tensor]:
-    """For each gallery as many new images as it has reference ones; ``tick`` is called after each."""
-    made = []
-    for gallery in among:
-        made.append(maker.make(gallery, len(gallery.reference), seed))
-        tick()
-    return made
+def made_by(maker: Maker, among: Sequence[Gallery], seed: int, each: Each = map) -> list[Tensor]:
+    """For each gallery as many new images as it has reference ones."""
+    return list(each(partial(_made, Shared(maker), seed), among))
+
+
+def _made(maker: Shared[Maker], seed: int, gallery: Gallery) -> Tensor:
+    return maker.value.make(gallery, len(gallery.reference), seed)

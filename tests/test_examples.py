@@ -69,7 +69,7 @@ def test_a_family_a_policy_an_estimator_and_a_task_source_of_ones_own_run_on_act
     on_ray, serial = load_checkpoint(Path("runs/ray")).state, load_checkpoint(Path("runs/serial")).state
     assert torch.equal(serial.theta, on_ray.theta)
     assert serial.counts == on_ray.counts
-    done = metagen("evaluate", "runs/ray", "--tasks", "2", "--steps", "0,1")
+    done = metagen("evaluate", "runs/ray", "--tasks", "2", "--steps", "0,1", "--workers", "2")
     assert done.code == 0, done.err
     assert "image error (mean square)" in done.out
     with Image.open("runs/ray/samples.png") as picture:

@@ -65,7 +65,7 @@ def tuned_sizes(
     """
     if not contender.sizes:
         return dict.fromkeys(steps)
-    table = np.stack([bench.losses(contender.method(start, size), steps, _nothing).mean(0) for size in contender.sizes])
+    table = np.stack([bench.losses(contender.method(start, size), steps).mean(0) for size in contender.sizes])
     if best_within:
         table = np.minimum.accumulate(table, axis=1)
     return {k: contender.sizes[int(table[:, i].argmin())] for i, k in enumerate(steps)}
@@ -79,9 +79,5 @@ def losses_at(
     for size in dict.fromkeys(sizes[k] for k in steps):
         columns = [i for i, k in enumerate(steps) if sizes[k] == size]
         method = contender.method(start, size)
-        table[:, columns] = bench.losses(method, [steps[i] for i in columns], _nothing)
+        table[:, columns] = bench.losses(method, [steps[i] for i in columns])
     return table
-
-
-def _nothing() -> None:
-    """Nobody watches."""

@@ -27,6 +27,9 @@ from launch.options import CheckpointPath, checkpoint_argument, int_list
     "--extractor", default="strokes", show_default=True, help="Features: strokes, pyramid, or package.module:Class."
 )
 @click.option("--sample-rivals", is_flag=True, help="Measure new images of the fine-tuned baselines as well.")
+@click.option(
+    "--workers", type=click.IntRange(min=1), help="Processes that take a class each.  [default: up to one a core]"
+)
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="[default: evaluation.json in CHECKPOINT]")
 @click.option("--page", type=click.Path(path_type=Path), help="[default: beside the JSON]")
 @click.option("--picture", type=click.Path(path_type=Path), help="[default: samples.png in CHECKPOINT]")
@@ -42,6 +45,7 @@ def evaluate(
     samples: int,
     extractor: str,
     sample_rivals: bool,
+    workers: int | None,
     json_file: Path | None,
     page: Path | None,
     picture: Path | None,
@@ -73,6 +77,7 @@ def evaluate(
             samples,
             extractor,
             sample_rivals,
+            workers,
             json_file,
             picture,
             page,

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -39,11 +40,14 @@ from metagen.makers import Adapted, Copycat, Maker, Real, galleries, made_by
 from metagen.metrics import extractor_of
 from metagen.metrics.extractor import Extractor
 from metagen.picture import grid
-from metagen.pool import one_thread
+from metagen.pool import available_cores, one_thread
+from metagen.processes import A, B, Each, side_by_side
 from metagen.quality import Features, measured, nearest_real
 from metagen.tasks.config import DataConfig
 
 ROWS, SAMPLES = 8, 8
+FEWEST = 8
+"""Classes that a process of its own is started for."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,8 @@ class Request:
     """New images of each class that are measured; 0 for none."""
     extractor: str
     sample_rivals: bool
+    workers: int | None
+    """Processes that take a class each; None for as many as are worth their start."""
     json_file: Path | None
     picture: Path | None
     page: Path | None
@@ -87,7 +93,19 @@ def run_evaluation(request: Request) -> None:
         bench = bench.sorted_by(sorter)
     other = None if request.data is None else images
     rivals = rivals_of(meta, saved, request.joint, own, other, shots, request.seed)
-    losses, sizes = _measure(bench, meta, rivals, request.steps)
+    workers = request.workers or _worth_starting(len(classes), meta.problem.network.device)
+    adapted = min(10, max(request.steps))
+    rows: list[Row] = []
+    with side_by_side(workers) as each:
+        losses, sizes = _measure(bench, meta, rivals, request.steps, each)
+        if extract is not None:
+            makers: dict[str, Maker] = {"meta": Adapted(meta, adapted)}
+            if request.sample_rivals:
+                makers |= {
+                    rival.name: Adapted(rival.start.with_adam(_size_for(sizes[rival.name], adapted)), adapted)
+                    for rival in rivals
+                }
+            samples, rows = _sampled(bench, makers, adapted, request, extract, each)
     home = home_of(request.checkpoint)
     values: dict[str, Any] = {
         "metagen": __version__,
@@ -109,16 +127,8 @@ def run_evaluation(request: Request) -> None:
     }
     for name, chosen in sizes.items():
         values["methods"][name]["step_size"] = {str(k): size for k, size in chosen.items()}
-    adapted = min(10, max(request.steps))
-    rows: list[Row] = []
     if extract is not None:
-        makers: dict[str, Maker] = {"meta": Adapted(meta, adapted)}
-        if request.sample_rivals:
-            makers |= {
-                rival.name: Adapted(rival.start.with_adam(_size_for(sizes[rival.name], adapted)), adapted)
-                for rival in rivals
-            }
-        values["samples"], rows = _sampled(bench, makers, adapted, request, extract)
+        values["samples"] = samples
     picture = request.picture or home / "samples.png"
     _draw(bench, meta, adapted, rows, picture)
     target = request.json_file or home / "evaluation.json"
@@ -129,23 +139,27 @@ def run_evaluation(request: Request) -> None:
     print(f"wrote {target}, {page} and {picture} in {time.monotonic() - started:.0f} s")
 
 
+def _worth_starting(classes: int, device: torch.device) -> int:
+    """Processes that pay: each takes seconds to start, and an accelerator is one for all."""
+    return 1 if device.type != "cpu" else min(available_cores(), -(-classes // FEWEST))
+
+
 def _size_for(sizes: dict[int, float], steps: int) -> float:
     """The step size that was tuned for the nearest number of steps."""
     return sizes[min(sizes, key=lambda k: abs(k - steps))]
 
 
 def _sampled(
-    bench: Bench, makers: dict[str, Maker], steps: int, request: Request, extract: Extractor
+    bench: Bench, makers: dict[str, Maker], steps: int, request: Request, extract: Extractor, each: Each
 ) -> tuple[dict[str, Any], list[Row]]:
     """What every maker's images are worth, and rows of the first one's to look at."""
     among = galleries(bench, request.samples)
     features = Features.of(extract, among)
-    with progress_bar() as (begin, tick):
+    with progress_bar(each) as shown:
         found: dict[str, Any] = {}
         rows: list[Row] = []
         for name, maker in {**makers, "copycat": Copycat(), "real": Real()}.items():
-            begin(f"{name}: new images", len(among))
-            made = made_by(maker, among, request.seed, tick)
+            made = made_by(maker, among, request.seed, shown(f"{name}: new images", len(among)))
             found[name] = measured(features, made).report(among)
             if not rows:
                 rows = [
@@ -183,28 +197,37 @@ def data_config(trained: DataConfig, data: Path) -> DataConfig:
 
 
 def _measure(
-    bench: Bench, meta: Method, rivals: Sequence[Rival], steps: Sequence[int]
+    bench: Bench, meta: Method, rivals: Sequence[Rival], steps: Sequence[int], each: Each
 ) -> tuple[dict[str, Losses], dict[str, dict[int, float]]]:
     losses: dict[str, Losses] = {}
     sizes: dict[str, dict[int, float]] = {}
-    with progress_bar() as (begin, tick):
-        begin("meta", len(bench.classes))
-        losses["meta"] = bench.losses(meta, steps, tick)
+    with progress_bar(each) as shown:
+        losses["meta"] = bench.losses(meta, steps, shown("meta", len(bench.classes)))
         for rival in rivals:
-            begin(f"{rival.name}: tuning", len(STEP_SIZES) * len(rival.tuning.classes))
-            sizes[rival.name] = tune(rival.tuning, rival.start, steps, tick)
-            begin(rival.name, len(set(sizes[rival.name].values())) * len(bench.classes))
-            losses[rival.name] = fine_tuned(bench, rival.start, sizes[rival.name], steps, tick)
+            tuning = shown(f"{rival.name}: tuning", len(STEP_SIZES) * len(rival.tuning.classes))
+            sizes[rival.name] = tune(rival.tuning, rival.start, steps, tuning)
+            runs = len(set(sizes[rival.name].values())) * len(bench.classes)
+            losses[rival.name] = fine_tuned(bench, rival.start, sizes[rival.name], steps, shown(rival.name, runs))
     return losses, sizes
 
 
 @contextmanager
-def progress_bar() -> Iterator[tuple[Callable[[str, int], None], Callable[[], None]]]:
-    """A bar on stderr while the block runs: ``begin(what, total)`` anew, ``tick()`` on."""
+def progress_bar(each: Each) -> Iterator[Callable[[str, int], Each]]:
+    """A bar on stderr while the block runs: ``shown(what, total)`` begins anew and gives an ``each`` that moves it."""
     columns = TextColumn("{task.description:<24}"), BarColumn(), TimeRemainingColumn()
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         bar = progress.add_task("")
-        yield lambda what, total: progress.reset(bar, description=what, total=total), lambda: progress.advance(bar)
+
+        def advancing(function: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
+            for result in each(function, items):
+                progress.advance(bar)
+                yield result
+
+        def shown(what: str, total: int) -> Each:
+            progress.reset(bar, description=what, total=total)
+            return advancing
+
+        yield shown
 
 
 def write_json(target: Path, values: dict[str, Any]) -> None:

@@ -275,14 +275,14 @@ def test_an_evaluation_tells_categories_apart(
     assert "By category" in (tmp_path / "e.html").read_text()
 
 
-def test_evaluating_twice_or_by_another_path_gives_the_same_report(
+def test_evaluating_twice_by_another_path_and_in_two_processes_gives_the_same_report(
     run_copy: Path, tmp_path: Path, metagen: Any
 ) -> None:
     reports = []
-    for checkpoint in (run_copy, run_copy / "checkpoints" / "final"):
+    for checkpoint, workers in ((run_copy, 1), (run_copy / "checkpoints" / "final", 2)):
         out = tmp_path / "out"
         options = ["--tasks", 2, "--steps", "0,1", "--json", out / "e.json", "--picture", out / "e.png"]
-        assert metagen("evaluate", checkpoint, *options).code == 0
+        assert metagen("evaluate", checkpoint, *options, "--workers", workers).code == 0
         reports.append({**json.loads((out / "e.json").read_text()), "checkpoint": ""})
         assert sorted(path.name for path in out.iterdir()) == ["e.html", "e.json", "e.png"]
     assert reports[0] == reports[1]

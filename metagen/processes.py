@@ -1,0 +1,95 @@
+"""One function over many arguments, side by side in processes of this machine."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from functools import lru_cache
+from multiprocessing import get_context, parent_process
+from threading import Thread
+from typing import Any, Generic, Protocol, TypeVar
+
+from metagen.errors import UserError
+from metagen.pool import one_thread
+
+A = TypeVar("A")
+B = TypeVar("B")
+T = TypeVar("T")
+
+
+class Each(Protocol):
+    """Applies a function to every item, and gives the results in their order: as the built-in ``map``."""
+
+    def __call__(self, function: Callable[[A], B], items: Iterable[A], /) -> Iterator[B]: ...
+
+
+class Shared(Generic[T]):
+    """A value that many calls need: pickled once, and unpickled once in each process."""
+
+    def __init__(self, value: T) -> None:
+        self.value = value
+        self._pickled = b""
+
+    def __reduce__(self) -> tuple[Callable[[bytes], Shared[Any]], tuple[bytes]]:
+        self._pickled = self._pickled or pickle.dumps(self.value)
+        return _shared, (self._pickled,)
+
+
+@lru_cache(maxsize=4)
+def _shared(pickled: bytes) -> Shared[Any]:
+    return Shared(pickle.loads(pickled))
+
+
+@contextmanager
+def side_by_side(count: int) -> Iterator[Each]:
+    """``each``, which works in ``count`` processes of one thread; in this one if that is 1.
+
+    The function and its items must be such as can be pickled, and give the same wherever they are called. What it
+    raises is raised here; ``UserError`` if a process dies.
+    """
+    if count == 1:
+        yield map
+        return
+    pool = ProcessPoolExecutor(count, get_context("spawn"), _begin)
+
+    def each(function: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
+        under_way: deque[Future[bytes]] = deque()
+        for item in items:
+            # Pickled here: left to the executor, every tensor would take up a file descriptor and shared memory.
+            under_way.append(pool.submit(_call, pickle.dumps((function, item))))
+            if len(under_way) == 2 * count:
+                yield pickle.loads(under_way.popleft().result())
+        while under_way:
+            yield pickle.loads(under_way.popleft().result())
+
+    try:
+        yield each
+    except BrokenProcessPool:
+        raise UserError(
+            f"one of {count} processes was killed, for want of memory perhaps: try --workers {count // 2}"
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _begin() -> None:
+    """What a process does first. Ctrl-C is for the one that waits for it, and without that one it ends."""
+    one_thread()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    Thread(target=_end_with, args=(parent_process(),), daemon=True).start()
+
+
+def _end_with(parent: Any) -> None:
+    parent.join()
+    os._exit(1)
+
+
+def _call(pickled: bytes) -> bytes:
+    function, item = pickle.loads(pickled)
+    return pickle.dumps(function(item))
