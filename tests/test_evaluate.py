@@ -41,29 +41,25 @@ def bench(tiny_images: ImageSet) -> Bench:
     return Bench(tiny_images, choose_classes(tiny_images, "test", 3, 3, seed=0)[0], shots=3, seed=0)
 
 
-def _quiet() -> None:
-    pass
-
-
 def test_the_same_call_gives_identical_numbers(bench: Bench, method: Method) -> None:
-    first = bench.losses(method, [0, 1, 3], _quiet)
+    first = bench.losses(method, [0, 1, 3])
     assert first.shape == (3, 3)
-    assert np.array_equal(bench.losses(method, [0, 1, 3], _quiet), first)
+    assert np.array_equal(bench.losses(method, [0, 1, 3]), first)
     assert np.unique(first).size == first.size
 
 
 def test_a_loss_does_not_depend_on_what_else_is_measured(bench: Bench, method: Method) -> None:
     """Neither on the other step counts, nor on the other classes, nor on the methods measured before."""
-    whole = bench.losses(method, [0, 1, 3], _quiet)
-    bench.losses(method.with_adam(1e-3), [2], _quiet)
-    assert np.array_equal(bench.losses(method, [3], _quiet)[:, 0], whole[:, 2])
+    whole = bench.losses(method, [0, 1, 3])
+    bench.losses(method.with_adam(1e-3), [2])
+    assert np.array_equal(bench.losses(method, [3])[:, 0], whole[:, 2])
     single = dataclasses.replace(bench, classes=bench.classes[1:2])
-    assert np.array_equal(single.losses(method, [0, 1, 3], _quiet)[0], whole[1])
+    assert np.array_equal(single.losses(method, [0, 1, 3])[0], whole[1])
 
 
 def test_other_seeds_are_other_episodes_and_noise(bench: Bench, method: Method) -> None:
     other = dataclasses.replace(bench, seed=1)
-    assert not np.array_equal(other.losses(method, [0], _quiet), bench.losses(method, [0], _quiet))
+    assert not np.array_equal(other.losses(method, [0]), bench.losses(method, [0]))
 
 
 def test_all_methods_see_the_same_episodes_and_start_alike(bench: Bench, method: Method) -> None:
@@ -79,7 +75,7 @@ def test_all_methods_see_the_same_episodes_and_start_alike(bench: Bench, method:
     tuned = method.with_adam(1e-3)
     losses = []
     for one in (method, tuned):
-        losses.append(bench.losses(Watched(one.problem, one.theta, one.policy, one.vector), [0, 2], _quiet))
+        losses.append(bench.losses(Watched(one.problem, one.theta, one.policy, one.vector), [0, 2]))
     assert all(torch.equal(a, b) for a, b in zip(Watched.seen[:3], Watched.seen[3:], strict=True))
     assert np.array_equal(losses[0][:, 0], losses[1][:, 0])
     assert not np.array_equal(losses[0][:, 1], losses[1][:, 1])
@@ -89,13 +85,13 @@ def test_all_methods_see_the_same_episodes_and_start_alike(bench: Bench, method:
 def test_the_noise_bank_is_the_same_after_every_number_of_steps(bench: Bench, method: Method) -> None:
     """Steps too small to move anything leave the loss where it was, to the last bit."""
     still = dataclasses.replace(method, policy=Fixed(FixedOptions(rule="sgd", step_size=1e-30)), vector=torch.zeros(0))
-    losses = bench.losses(still, [0, 1, 5], _quiet)
+    losses = bench.losses(still, [0, 1, 5])
     assert (losses == losses[:, :1]).all()
 
 
 def test_an_evaluation_changes_nothing_of_the_method(bench: Bench, method: Method) -> None:
     theta, vector = method.theta.clone(), method.vector.clone()
-    bench.losses(method, [0, 4], _quiet)
+    bench.losses(method, [0, 4])
     assert torch.equal(method.theta, theta)
     assert torch.equal(method.vector, vector)
 
@@ -157,13 +153,13 @@ def test_fine_tuning_uses_the_best_step_size_of_the_grid_for_each_number_of_step
 ) -> None:
     steps = [1, 4]
     tuning = Bench(tiny_images, choose_classes(tiny_images, "valid", 3, 2, seed=0)[0], shots=3, seed=0)
-    sizes = tune(tuning, method, steps, _quiet)
-    table = {size: tuning.losses(method.with_adam(size), steps, _quiet).mean(0) for size in STEP_SIZES}
+    sizes = tune(tuning, method, steps)
+    table = {size: tuning.losses(method.with_adam(size), steps).mean(0) for size in STEP_SIZES}
     for column, step in enumerate(steps):
         assert table[sizes[step]][column] == min(losses[column] for losses in table.values())
-    losses = fine_tuned(bench, method, {1: 1e-5, 4: 1e-3}, steps, _quiet)
-    assert np.array_equal(losses[:, 0], bench.losses(method.with_adam(1e-5), [1], _quiet)[:, 0])
-    assert np.array_equal(losses[:, 1], bench.losses(method.with_adam(1e-3), [4], _quiet)[:, 0])
+    losses = fine_tuned(bench, method, {1: 1e-5, 4: 1e-3}, steps)
+    assert np.array_equal(losses[:, 0], bench.losses(method.with_adam(1e-5), [1])[:, 0])
+    assert np.array_equal(losses[:, 1], bench.losses(method.with_adam(1e-3), [4])[:, 0])
 
 
 def test_generated_images_depend_on_the_seed_the_support_and_the_steps(bench: Bench, method: Method) -> None:
