@@ -37,6 +37,7 @@ from metagen.checkpoint import load_checkpoint
 from metagen.evaluate import Bench, Method, method_of
 from metagen.policies.fixed import Fixed, FixedOptions
 from metagen.pool import available_cores, one_thread
+from metagen.processes import end_with_parent
 
 GRID = {
     "adam": (1e-5, 3e-5, 1e-4, 3e-4),
@@ -99,7 +100,7 @@ def run(jobs: list[Job], root: Path, images: dict[str, Any], workers: int, polic
     if not chains:
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+    with ProcessPoolExecutor(workers, context, end_with_parent) as pool:
         futures = [pool.submit(chain, own, root, images, policy_steps) for own in chains.values()]
         for done, future in enumerate(as_completed(futures), start=1):
             print(f"{done}/{len(futures)} {future.result()}", flush=True)

@@ -12,6 +12,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import lru_cache
 from multiprocessing import get_context, parent_process
+from multiprocessing.process import BaseProcess
 from threading import Thread
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -78,16 +79,21 @@ def side_by_side(count: int) -> Iterator[Each]:
         pool.shutdown(cancel_futures=True)
 
 
+def end_with_parent() -> None:
+    """Have this process end when the one that started it does, however that ends."""
+
+    def wait(parent: BaseProcess) -> None:
+        parent.join()
+        os._exit(1)
+
+    Thread(target=wait, args=(parent_process(),), daemon=True).start()
+
+
 def _begin() -> None:
-    """What a process does first. Ctrl-C is for the one that waits for it, and without that one it ends."""
+    """What a process does first. Ctrl-C is for the one that waits for it."""
     one_thread()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    Thread(target=_end_with, args=(parent_process(),), daemon=True).start()
-
-
-def _end_with(parent: Any) -> None:
-    parent.join()
-    os._exit(1)
+    end_with_parent()
 
 
 def _call(pickled: bytes) -> bytes:

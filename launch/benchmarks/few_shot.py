@@ -34,6 +34,7 @@ from metagen.evaluate import Bench, Method, choose_classes, method_of
 from metagen.makers import Adapted, Copycat, Maker, Real, galleries, made_by
 from metagen.metrics import extractor_of
 from metagen.pool import one_thread
+from metagen.processes import end_with_parent
 from metagen.quality import Features, measured
 from metagen.tasks.config import DataConfig
 from metagen.tasks.imageset import ImageSet
@@ -112,7 +113,7 @@ def _all(plan: Plan, jobs: Iterable[Callable[[], str]]) -> None:
             print(job(), flush=True)
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(plan.workers, mp_context=context) as pool:
+    with ProcessPoolExecutor(plan.workers, context, end_with_parent) as pool:
         futures = [pool.submit(job) for job in jobs]
         try:
             for done, future in enumerate(as_completed(futures), start=1):

@@ -46,7 +46,7 @@ from metagen.quality import Features, measured, nearest_real
 from metagen.tasks.config import DataConfig
 
 ROWS, SAMPLES = 8, 8
-FEWEST = 8
+FEWEST = 4
 """Classes that a process of its own is started for."""
 
 
