@@ -1,56 +1,72 @@
-"""How many steps fit into a time on this machine: measured before the first, and then written into the config."""
+"""How many steps fit into a time: found out by the run's own workers before the first, and written into the config."""
 
 from __future__ import annotations
 
 import math
+import time
+from contextlib import suppress
 from dataclasses import replace
-
-import torch
 
 from metagen import work
 from metagen.config import RunConfig
-from metagen.paths import timed
-from metagen.records import Snapshot, packed
+from metagen.guard import Diverged
+from metagen.learner import Learner
+from metagen.pool import Pool
+from metagen.records import WorkResult
 
-OVERHEAD = 1.12
-"""A step's time over that of its work: the learner, the transport, and waiting for the slowest."""
-LOOKS, ENOUGH = 3, 2.0
-"""Measurements of a phase, and seconds of them after which there are no more."""
+OVERHEAD = 1.05
+"""A step's time over that of its work and the learner's: waiting for the slowest, logs, checkpoints, pictures."""
+ROUNDS, ENOUGH = 8, 3.0
+"""Rehearsals of the first phase, and seconds of them after which there are no more."""
 
 
-def fit(parts: work.Parts, workers: int) -> RunConfig:
-    """The config of ``parts`` with its phases scaled down to ``budget`` seconds of ``workers`` like this process.
+def fit(parts: work.Parts, pool: Pool, workers: int) -> RunConfig:
+    """The config of ``parts`` with its phases scaled down to ``budget`` seconds of ``pool``, of so many workers.
 
     The config's own steps are the most that there can be: a faster machine is done earlier. Without a budget, or where
     the run fits, the config is given back as it is. The steps are then part of the run's config, so that a resumed run
-    takes as many. Costs some seconds: half an item of each phase is worked on a few times, and thrown away.
+    takes as many. All workers rehearse at once, as they will work: a worker alone is faster than one of many that share
+    a machine. Costs some seconds: half an item of each phase is worked on a few times, and thrown away.
     """
     config = parts.config
     if config.budget is None:
         return config
-    seconds = sum(
-        phase.steps * math.ceil(phase.items / workers) * _item_seconds(parts, number) * OVERHEAD
-        for number, phase in enumerate(config.phases)
-    )
+    _, results = _rehearsed(parts, pool, 0, workers)  # the first time takes longer
+    applying = _applying(parts, pool, results)
+    seconds = 0.0
+    for number, phase in enumerate(config.phases):
+        times = [_rehearsed(parts, pool, number, workers)[0]]
+        while number == 0 and len(times) < ROUNDS and sum(times) < ENOUGH:
+            times.append(_rehearsed(parts, pool, number, workers)[0])
+        # The mean and not the best: on a machine that others use too, a run has bad moments as well as good ones.
+        turn = sum(times) / len(times) * phase.tasks / _half(phase.tasks)
+        seconds += phase.steps * (math.ceil(phase.items / workers) * turn + applying) * OVERHEAD
     if seconds <= config.budget:
         return config
     return config.with_steps(max(len(config.phases), int(config.steps * config.budget / seconds)))
 
 
-def _item_seconds(parts: work.Parts, phase: int) -> float:
-    """What an item of a phase takes here, from half of one."""
-    config, network = parts.config, parts.problem.network
+def _half(tasks: int) -> int:
+    return max(1, tasks // 2)
+
+
+def _rehearsed(parts: work.Parts, pool: Pool, phase: int, workers: int) -> tuple[float, list[WorkResult]]:
+    """Seconds in which all workers do half an item of a phase, one each, and their results."""
+    config = parts.config
     first = sum(earlier.steps for earlier in config.phases[:phase])
-    policy = parts.policy.initial(network.layout)
-    snapshot = Snapshot(0, packed(network.initial, config.dtype), packed(policy, torch.float32))
-    item = work.plan(config, first, 0)[0]
-    half = replace(item, tasks=max(1, item.tasks // 2))
+    items = [replace(item, tasks=_half(item.tasks)) for item in work.plan(config, first, 0)[:workers]]
+    snapshot = Learner.of(parts).snapshot()
+    begun = time.perf_counter()
+    pool.submit(items, snapshot)
+    results = [pool.take() for _ in items]
+    return time.perf_counter() - begun, results
 
-    def look(repeats: int = 0) -> float:
-        return timed(lambda: work.run(parts, half, snapshot), network.device, repeats)
 
-    times = [look(repeats=0 if phase else 1)]
-    while len(times) < LOOKS and sum(times) < ENOUGH:
-        times.append(look())
-    # The mean and not the best: on a machine that others use too, a run has bad moments as well as good ones.
-    return sum(times) / len(times) * item.tasks / half.tasks
+def _applying(parts: work.Parts, pool: Pool, results: list[WorkResult]) -> float:
+    """Seconds that the learner takes for a step."""
+    learner = Learner.of(parts)
+    begun = time.perf_counter()
+    with suppress(Diverged):  # the run will meet it too, and keep what it was that was not finite
+        learner.step(results, pool.total)
+    learner.snapshot()
+    return time.perf_counter() - begun

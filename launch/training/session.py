@@ -49,7 +49,8 @@ def start(config: RunConfig, folder: Path, workers: Workers, profiled: bool = Fa
         categories = with_found(config.categories, images, config.episode.shots, config.seed)
         config = resolve(config.model_copy(update={"categories": categories}))
         parts = work.build(config, images)
-        config = fit(parts, workers.count)
+        pool = make_pool(parts)
+        config = fit(parts, pool, workers.count)
         if config.steps < parts.config.steps:
             fits = f"{config.steps} of {parts.config.steps} steps fit into {parts.config.budget:g} s here"
             print(f"note: {fits} (budget)", file=sys.stderr)
@@ -57,7 +58,7 @@ def start(config: RunConfig, folder: Path, workers: Workers, profiled: bool = Fa
         run_folder.create(folder, config)
         if store:
             store.write(run_folder.CONFIG, config.to_yaml().encode())
-        _drive(Learner.of(parts), parts, make_pool(parts), folder, workers, store, profiled)
+        _drive(Learner.of(parts), parts, pool, folder, workers, store, profiled)
 
 
 def proceed(folder: Path, workers: Workers) -> None:
