@@ -26,40 +26,41 @@ def fit(parts: work.Parts, pool: Pool, workers: int) -> RunConfig:
     The config's own steps are the most that there can be: a faster machine is done earlier. Without a budget, or where
     the run fits, the config is given back as it is. The steps are then part of the run's config, so that a resumed run
     takes as many. All workers rehearse at once, as they will work: a worker alone is faster than one of many that share
-    a machine. Costs some seconds: half an item of each phase is worked on a few times, and thrown away.
+    a machine. Costs some seconds: items of the first phase, and one of half as many tasks of every other, thrown away.
     """
     config = parts.config
     if config.budget is None:
         return config
-    _, results = _rehearsed(parts, pool, 0, workers)  # the first time takes longer
+    first, *rest = range(len(config.phases))
+    _, results = _rehearsed(parts, pool, first, workers)  # the first time takes longer
     applying = _applying(parts, pool, results)
-    seconds = 0.0
-    for number, phase in enumerate(config.phases):
-        times = [_rehearsed(parts, pool, number, workers)[0]]
-        while number == 0 and len(times) < ROUNDS and sum(times) < ENOUGH:
-            times.append(_rehearsed(parts, pool, number, workers)[0])
-        # The mean and not the best: on a machine that others use too, a run has bad moments as well as good ones.
-        turn = sum(times) / len(times) * phase.tasks / _half(phase.tasks)
-        seconds += phase.steps * (math.ceil(phase.items / workers) * turn + applying) * OVERHEAD
+    times: list[float] = []
+    while len(times) < ROUNDS and sum(times) < ENOUGH:
+        times.append(_rehearsed(parts, pool, first, workers)[0])
+    # The mean and not the best: on a machine that others use too, a run has bad moments as well as good ones.
+    turns = [sum(times) / len(times), *(_rehearsed(parts, pool, number, workers, half=True)[0] for number in rest)]
+    seconds = sum(
+        phase.steps * (math.ceil(phase.items / workers) * turn + applying) * OVERHEAD
+        for phase, turn in zip(config.phases, turns, strict=True)
+    )
     if seconds <= config.budget:
         return config
     return config.with_steps(max(len(config.phases), int(config.steps * config.budget / seconds)))
 
 
-def _half(tasks: int) -> int:
-    return max(1, tasks // 2)
-
-
-def _rehearsed(parts: work.Parts, pool: Pool, phase: int, workers: int) -> tuple[float, list[WorkResult]]:
-    """Seconds in which all workers do half an item of a phase, one each, and their results."""
+def _rehearsed(
+    parts: work.Parts, pool: Pool, phase: int, workers: int, half: bool = False
+) -> tuple[float, list[WorkResult]]:
+    """Seconds in which all workers do an item of a phase, one each, and their results; taken from half of one."""
     config = parts.config
-    first = sum(earlier.steps for earlier in config.phases[:phase])
-    items = [replace(item, tasks=_half(item.tasks)) for item in work.plan(config, first, 0)[:workers]]
+    first, tasks = sum(earlier.steps for earlier in config.phases[:phase]), config.phases[phase].tasks
+    some = max(1, tasks // 2) if half else tasks
+    items = [replace(item, tasks=some) for item in work.plan(config, first, 0)[:workers]]
     snapshot = Learner.of(parts).snapshot()
     begun = time.perf_counter()
     pool.submit(items, snapshot)
     results = [pool.take() for _ in items]
-    return time.perf_counter() - begun, results
+    return (time.perf_counter() - begun) * tasks / some, results
 
 
 def _applying(parts: work.Parts, pool: Pool, results: list[WorkResult]) -> float:

@@ -33,7 +33,7 @@ def paced(monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def pace(rehearsals: list[list[float]], applying: float = 0.0) -> None:
         left = [iter(times) for times in rehearsals]
-        monkeypatch.setattr(budget, "_rehearsed", lambda parts, pool, phase, workers: (next(left[phase]), []))
+        monkeypatch.setattr(budget, "_rehearsed", lambda parts, pool, phase, *_, **half: (next(left[phase]), []))
         monkeypatch.setattr(budget, "_applying", lambda parts, pool, results: applying)
         monkeypatch.setattr(budget, "OVERHEAD", 1.0)
 
@@ -58,7 +58,7 @@ def test_a_run_that_fits_keeps_its_steps(parts: Any) -> None:
 def test_a_run_that_does_not_fit_keeps_the_shares_of_its_phases(
     parts: Any, paced: Any, workers: int, turns: list[int]
 ) -> None:
-    paced([[99.0, 5.0], [3.0]], applying=1.0)  # of items of one task, half of what a step's have
+    paced([[99.0, 10.0], [6.0]], applying=1.0)
     whole = 60 * (turns[0] * 10.0 + 1.0) + 20 * (turns[1] * 6.0 + 1.0)
     config = _fit(parts(f"budget={whole / 2}"), workers)
     assert [phase.steps for phase in config.phases] == [30, 10]
@@ -67,7 +67,7 @@ def test_a_run_that_does_not_fit_keeps_the_shares_of_its_phases(
 def test_the_first_rehearsal_does_not_count_and_the_mean_of_the_others_does(parts: Any, paced: Any) -> None:
     for times, expected in (([9.0, 0.25, 0.5, 1.5, 1.75], 1.0), ([9.0, 3.5], 3.5)):  # until they are enough
         paced([times, [0.0]])
-        config = _fit(parts(f"budget={60 * 2 * 2 * expected / 4}"))
+        config = _fit(parts(f"budget={60 * 2 * expected / 4}"))
         assert config.phases[0].steps == 15
 
 
