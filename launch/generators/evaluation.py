@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,16 +95,14 @@ def run_evaluation(request: Request) -> None:
     rivals = rivals_of(meta, saved, request.joint, own, other, shots, request.seed)
     workers = request.workers or _worth_starting(len(classes), meta.problem.network.device)
     adapted = min(10, max(request.steps))
+    samples: dict[str, Any] | None = None
     rows: list[Row] = []
     with side_by_side(workers) as each:
         losses, sizes = _measure(bench, meta, rivals, request.steps, each)
         if extract is not None:
-            makers: dict[str, Maker] = {"meta": Adapted(meta, adapted)}
-            if request.sample_rivals:
-                makers |= {
-                    rival.name: Adapted(rival.start.with_adam(_size_for(sizes[rival.name], adapted)), adapted)
-                    for rival in rivals
-                }
+            sampled = rivals if request.sample_rivals else ()
+            tuned = {rival.name: rival.start.with_adam(_size_for(sizes[rival.name], adapted)) for rival in sampled}
+            makers = {name: Adapted(method, adapted) for name, method in {"meta": meta, **tuned}.items()}
             samples, rows = _sampled(bench, makers, adapted, request, extract, each)
     home = home_of(request.checkpoint)
     values: dict[str, Any] = {
@@ -127,7 +125,7 @@ def run_evaluation(request: Request) -> None:
     }
     for name, chosen in sizes.items():
         values["methods"][name]["step_size"] = {str(k): size for k, size in chosen.items()}
-    if extract is not None:
+    if samples is not None:
         values["samples"] = samples
     picture = request.picture or home / "samples.png"
     _draw(bench, meta, adapted, rows, picture)
@@ -150,7 +148,7 @@ def _size_for(sizes: dict[int, float], steps: int) -> float:
 
 
 def _sampled(
-    bench: Bench, makers: dict[str, Maker], steps: int, request: Request, extract: Extractor, each: Each
+    bench: Bench, makers: Mapping[str, Maker], steps: int, request: Request, extract: Extractor, each: Each
 ) -> tuple[dict[str, Any], list[Row]]:
     """What every maker's images are worth, and rows of the first one's to look at."""
     among = galleries(bench, request.samples)
