@@ -16,7 +16,7 @@ from metagen.records import WorkResult
 
 OVERHEAD = 1.05
 """A step's time over that of its work and the learner's: waiting for the slowest, logs, checkpoints, pictures."""
-ROUNDS, ENOUGH = 8, 3.0
+ROUNDS, ENOUGH = 4, 2.0
 """Rehearsals of the first phase, and seconds of them after which there are no more."""
 
 
