@@ -88,9 +88,11 @@ def test_serial_training_never_loads_ray(tiny_yaml: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_nothing_is_ever_unpickled(path: Path) -> None:
-    """No module asks for a pickle: not by name, not through torch or numpy."""
-    tree = ast.parse(path.read_text())
+def test_no_file_is_ever_unpickled(path: Path) -> None:
+    """No module asks for a pickle: not by name, not through torch or numpy. One reads what its own processes send each
+    other through a pipe."""
+    tree, pipes = ast.parse(path.read_text()), path == ROOT / "metagen" / "processes.py"
+    refused = {"torch.load", "torch.save", "pickle.load", "pickle.Unpickler", *([] if pipes else ["pickle.loads"])}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import | ast.ImportFrom):
             names = [alias.name for alias in node.names] + [getattr(node, "module", None) or ""]
@@ -98,9 +100,7 @@ def test_nothing_is_ever_unpickled(path: Path) -> None:
             assert not bad, f"{path}:{node.lineno}"
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
             used = f"{node.value.id}.{node.attr}"
-            assert used not in {"torch.load", "torch.save", "pickle.load", "pickle.loads", "pickle.Unpickler"}, (
-                f"{path}:{node.lineno}"
-            )
+            assert used not in refused, f"{path}:{node.lineno}"
             assert used not in {"yaml.load", "yaml.unsafe_load", "yaml.full_load"}, f"{path}:{node.lineno}"
         if isinstance(node, ast.Call):
             is_load = isinstance(node.func, ast.Attribute) and ast.unparse(node.func) in ("np.load", "numpy.load")
