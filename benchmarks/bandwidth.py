@@ -72,7 +72,7 @@ def config_of(preset: str, precision: str, seconds: float, items: int, steps: in
     return RunConfig.parse({**base, **changes})
 
 
-def measure(config: RunConfig, pool: Any, parts: Any) -> dict[str, float]:
+def measure(pool: Any, parts: Any) -> dict[str, float]:
     """Results a second after the warm steps, with what the actors and the learner took for each."""
     from metagen.learner import Learner
     from metagen.train import train
@@ -82,14 +82,14 @@ def measure(config: RunConfig, pool: Any, parts: Any) -> dict[str, float]:
         counted = list(train(learner, pool))[WARM:]
     finally:
         pool.close()
-    items = config.phases[0].items * len(counted)
+    items = parts.config.phases[0].items * len(counted)
     total = sum(report.seconds["total"] for report in counted)
     outcomes = [outcome for report in counted for outcome in report.outcomes]
     return {
         "results_per_second": items / total,
         "actor_seconds": sum(outcome.seconds for outcome in outcomes) / len(outcomes),
         "learner_seconds": sum(report.seconds["learner"] for report in counted) / items,
-        "bytes": parts.problem.network.layout.size * (2 if config.precision == "bf16" else 4),
+        "bytes": parts.problem.network.layout.size * (2 if parts.config.precision == "bf16" else 4),
     }
 
 
@@ -125,12 +125,10 @@ def inside(options: argparse.Namespace) -> None:
             items = 2 * max(options.actors)
             config = config_of(options.preset, precision, options.seconds, items, options.steps)
             parts = work.build(config, tasks.load(config.data))
-            found = measure(config, Pool(config, parts.images, [Crew(actors, actors, cpus=0.0)]), parts)
+            found = measure(Pool(config, parts.images, [Crew(actors, actors, cpus=0.0)]), parts)
             if options.serial:
-                still = config_of(options.preset, precision, 0.0, items, options.steps)
-                found["learner_seconds"] = measure(still, SerialPool(work.build(still, parts.images)), parts)[
-                    "learner_seconds"
-                ]
+                still = work.build(config_of(options.preset, precision, 0.0, items, options.steps), parts.images)
+                found["learner_seconds"] = measure(SerialPool(still), still)["learner_seconds"]
             rows.append({"precision": precision, "actors": actors, **found})
             print(rows[-1], file=sys.stderr, flush=True)
     print(MARK + json.dumps(rows), flush=True)

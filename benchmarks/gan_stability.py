@@ -21,9 +21,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -46,6 +44,7 @@ from metagen.metrics.energy import energy_score
 from metagen.metrics.pyramid import pyramid
 from metagen.picture import grid
 from metagen.pool import one_thread
+from metagen.processes import executor
 from metagen.seeding import torch_generator
 from metagen.tasks.episodes import Episode
 from metagen.values import override
@@ -143,7 +142,7 @@ def bench_of(saved: Checkpoint, split: str, classes: int, seed: int) -> Bench:
 
 def both(final: Path, seed: int, classes: int) -> dict[str, Any]:
     """Both networks' figures for one seed, a process each, and what they are measured on."""
-    with ProcessPoolExecutor(len(STARTS), mp_context=multiprocessing.get_context("spawn")) as pool:
+    with executor(len(STARTS)) as pool:
         running = {name: pool.submit(measure, name, final, seed, classes) for name in STARTS}
         out: dict[str, Any] = {name: future.result() for name, future in running.items()}
     bench = bench_of(load(final), "test", classes, seed)

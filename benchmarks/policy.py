@@ -19,9 +19,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import os
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -37,7 +36,7 @@ from metagen.checkpoint import load_checkpoint
 from metagen.evaluate import Bench, Method, method_of
 from metagen.policies.fixed import Fixed, FixedOptions
 from metagen.pool import available_cores, one_thread
-from metagen.processes import end_with_parent
+from metagen.processes import executor
 
 GRID = {
     "adam": (1e-5, 3e-5, 1e-4, 3e-4),
@@ -99,8 +98,7 @@ def run(jobs: list[Job], root: Path, images: dict[str, Any], workers: int, polic
         chains.setdefault((job.seed, job.method), []).append(job)
     if not chains:
         return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, end_with_parent) as pool:
+    with executor(workers) as pool:
         futures = [pool.submit(chain, own, root, images, policy_steps) for own in chains.values()]
         for done, future in enumerate(as_completed(futures), start=1):
             print(f"{done}/{len(futures)} {future.result()}", flush=True)

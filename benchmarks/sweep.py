@@ -24,9 +24,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from concurrent.futures import ProcessPoolExecutor
 from itertools import product
-from multiprocessing import get_context
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -41,6 +39,7 @@ from metagen.checkpoint import load_checkpoint
 from metagen.config import RunConfig
 from metagen.evaluate import Bench, choose_classes, method_of
 from metagen.pool import Crew, available_cores, one_thread
+from metagen.processes import executor
 from metagen.search.ledger import Ledger, Progress
 from metagen.search.limits import whole
 
@@ -187,7 +186,7 @@ def search(work: Path, seeds: int, budget: float, count: int) -> None:
     from launch.sweeps.folder import load_sweep
 
     sweep = load_sweep("sweep-laptop", ())
-    handmade, _ = whole(sweep, sweep.make_space(), sweep.first[0])
+    handmade = whole(sweep, sweep.make_space(), sweep.first[0])
     runs = {"handmade": trainings(handmade, work / "handmade")}
     sweeps: list[dict[str, Any]] = []
     for seed, (name, changes) in product(range(seeds), SEARCHES.items()):
@@ -198,7 +197,7 @@ def search(work: Path, seeds: int, budget: float, count: int) -> None:
         sweeps.append({"search": name, "seed": seed, **shares(progress), **found})
         metagen("sweep", "best", folder, "--export", exported)
         runs.setdefault(name, []).extend(trainings(str(exported), work / f"{name}-{seed}"))
-    with ProcessPoolExecutor(available_cores(), get_context("spawn"), one_thread) as pool:
+    with executor(available_cores(), one_thread) as pool:
         tables = {name: list(pool.map(losses, folders, [count] * len(folders))) for name, folders in runs.items()}
     took = {name: [seconds(run) for run in found] for name, found in runs.items()}
     means = {name: np.mean(rows, axis=0) for name, rows in tables.items()}

@@ -12,7 +12,7 @@ from metagen.config import RunConfig
 from metagen.guard import Diverged
 from metagen.learner import Learner
 from metagen.pool import Pool
-from metagen.records import WorkResult
+from metagen.records import Snapshot, WorkResult
 
 OVERHEAD = 1.05
 """A step's time over that of its work and the learner's: waiting for the slowest, logs, checkpoints, pictures."""
@@ -32,13 +32,16 @@ def fit(parts: work.Parts, pool: Pool, workers: int) -> RunConfig:
     if config.budget is None:
         return config
     first, *rest = range(len(config.phases))
-    _, results = _rehearsed(parts, pool, first, workers)  # the first time takes longer
-    applying = _applying(parts, pool, results)
+    learner = Learner.of(parts)
+    snapshot = learner.snapshot()
+    _, results = _rehearsed(parts, pool, first, workers, snapshot)  # the first time takes longer
+    applying = _applying(learner, pool, results)
     times: list[float] = []
     while len(times) < ROUNDS and sum(times) < ENOUGH:
-        times.append(_rehearsed(parts, pool, first, workers)[0])
+        times.append(_rehearsed(parts, pool, first, workers, snapshot)[0])
     # The mean and not the best: on a machine that others use too, a run has bad moments as well as good ones.
-    turns = [sum(times) / len(times), *(_rehearsed(parts, pool, number, workers, half=True)[0] for number in rest)]
+    others = (_rehearsed(parts, pool, number, workers, snapshot, half=True)[0] for number in rest)
+    turns = [sum(times) / len(times), *others]
     seconds = sum(
         phase.steps * (math.ceil(phase.items / workers) * turn + applying) * OVERHEAD
         for phase, turn in zip(config.phases, turns, strict=True)
@@ -49,23 +52,21 @@ def fit(parts: work.Parts, pool: Pool, workers: int) -> RunConfig:
 
 
 def _rehearsed(
-    parts: work.Parts, pool: Pool, phase: int, workers: int, half: bool = False
+    parts: work.Parts, pool: Pool, phase: int, workers: int, snapshot: Snapshot, half: bool = False
 ) -> tuple[float, list[WorkResult]]:
     """Seconds in which all workers do an item of a phase, one each, and their results; taken from half of one."""
     config = parts.config
     first, tasks = sum(earlier.steps for earlier in config.phases[:phase]), config.phases[phase].tasks
     some = max(1, tasks // 2) if half else tasks
     items = [replace(item, tasks=some) for item in work.plan(config, first, 0)[:workers]]
-    snapshot = Learner.of(parts).snapshot()
     begun = time.perf_counter()
     pool.submit(items, snapshot)
     results = [pool.take() for _ in items]
     return (time.perf_counter() - begun) * tasks / some, results
 
 
-def _applying(parts: work.Parts, pool: Pool, results: list[WorkResult]) -> float:
+def _applying(learner: Learner, pool: Pool, results: list[WorkResult]) -> float:
     """Seconds that the learner takes for a step."""
-    learner = Learner.of(parts)
     begun = time.perf_counter()
     with suppress(Diverged):  # the run will meet it too, and keep what it was that was not finite
         learner.step(results, pool.total)

@@ -57,7 +57,7 @@ def side_by_side(count: int) -> Iterator[Each]:
     if count == 1:
         yield map
         return
-    pool = ProcessPoolExecutor(count, get_context("spawn"), _begin)
+    pool = executor(count, _begin)
 
     def each(function: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
         under_way: deque[Future[bytes]] = deque()
@@ -79,21 +79,27 @@ def side_by_side(count: int) -> Iterator[Each]:
         pool.shutdown(cancel_futures=True)
 
 
-def end_with_parent() -> None:
-    """Have this process end when the one that started it does, however that ends."""
+def executor(count: int, begin: Callable[[], None] | None = None) -> ProcessPoolExecutor:
+    """``count`` processes that end with this one, and call ``begin`` first."""
+    return ProcessPoolExecutor(count, get_context("spawn"), _end_with_parent, (begin,))
+
+
+def _end_with_parent(begin: Callable[[], None] | None) -> None:
+    """Have this process end when the one that started it does, however that ends, and call ``begin``."""
 
     def wait(parent: BaseProcess) -> None:
         parent.join()
         os._exit(1)
 
     Thread(target=wait, args=(parent_process(),), daemon=True).start()
+    if begin is not None:
+        begin()
 
 
 def _begin() -> None:
     """What a process does first. Ctrl-C is for the one that waits for it."""
     one_thread()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    end_with_parent()
 
 
 def _call(pickled: bytes) -> bytes:

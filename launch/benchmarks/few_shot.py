@@ -10,12 +10,11 @@ Each piece is kept in a file of its own below ``out``, and what is there is not 
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -34,7 +33,7 @@ from metagen.evaluate import Bench, Method, choose_classes, method_of
 from metagen.makers import Adapted, Copycat, Maker, Real, galleries, made_by
 from metagen.metrics import extractor_of
 from metagen.pool import one_thread
-from metagen.processes import end_with_parent
+from metagen.processes import executor
 from metagen.quality import Features, measured
 from metagen.tasks.config import DataConfig
 from metagen.tasks.imageset import ImageSet
@@ -112,8 +111,7 @@ def _all(plan: Plan, jobs: Iterable[Callable[[], str]]) -> None:
         for job in jobs:
             print(job(), flush=True)
         return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(plan.workers, context, end_with_parent) as pool:
+    with executor(plan.workers) as pool:
         futures = [pool.submit(job) for job in jobs]
         try:
             for done, future in enumerate(as_completed(futures), start=1):

@@ -23,10 +23,10 @@ def show_best(folder: Path, number: int | None, export: Path | None) -> None:
         raise UserError(f"{folder}: no trial was judged yet: 'metagen sweep status {folder}' says how far it is")
     trial = progress.trials[number] if number is not None else ranked[0]
     console = Console(highlight=False, markup=False, emoji=False)
-    config, facts = whole(sweep, sweep.make_space(), trial.assignment)
+    config = whole(sweep, sweep.make_space(), trial.assignment)
     values = ", ".join(f"{name} {trial.objective(name):.6g}" for name in sweep.objectives)
     console.print(
-        f"trial {trial.number}: {trial.status} at step {trial.step} of {facts.steps}, {values}", soft_wrap=True
+        f"trial {trial.number}: {trial.status} at step {trial.step} of {config.steps}, {values}", soft_wrap=True
     )
     for name, value in trial.assignment.items():
         console.print(f"  {name}: {shown(value)}", soft_wrap=True)

@@ -42,15 +42,16 @@ def check(name: str, value: float, limits: LimitsConfig) -> None:
         raise Refused(f"{name} {value:,.4g} is above limits.{name} {most:,.4g}")
 
 
-def whole(sweep: SweepConfig, space: Space, assignment: Assignment) -> tuple[RunConfig, Facts]:
-    """The run that a whole trial of an assignment is, and its facts; raises ``UserError`` if there can be none."""
+def whole(sweep: SweepConfig, space: Space, assignment: Assignment) -> RunConfig:
+    """The run that a whole trial of an assignment is; raises ``UserError`` if there can be none."""
     config = space.config(assignment)
-    facts = Facts.of(config, sweep.limits)
-    if sweep.equal == "flops":
-        steps = round(sweep.steps * _base_flops(space) / _outer_flops(config, facts))
-        config = config.with_steps(max(steps, len(config.phases)))
-        facts = facts.model_copy(update={"steps": config.steps})
-    return config, facts
+    return config if sweep.equal == "steps" else _equalled(sweep, space, config, Facts.of(config, LimitsConfig()))
+
+
+def _equalled(sweep: SweepConfig, space: Space, config: RunConfig, facts: Facts) -> RunConfig:
+    """``config`` with the steps that take as many FLOPs as those of the base."""
+    steps = round(sweep.steps * _base_flops(space) / _outer_flops(config, facts))
+    return config.with_steps(max(steps, len(config.phases)))
 
 
 @lru_cache(maxsize=1)
@@ -65,11 +66,15 @@ def _outer_flops(config: RunConfig, facts: Facts) -> float:
 
 
 def admitted(sweep: SweepConfig, space: Space, assignment: Assignment) -> tuple[RunConfig, Facts]:
-    """As ``whole``; raises ``Refused`` if the run is impossible or breaks a static limit."""
+    """The run as ``whole`` gives it and its facts; raises ``Refused`` if it is impossible or breaks a static limit."""
     try:
-        config, facts = whole(sweep, space, assignment)
+        config = space.config(assignment)
     except UserError as error:
         raise Refused(str(error)) from None
+    facts = Facts.of(config, sweep.limits)
+    if sweep.equal == "flops":
+        config = _equalled(sweep, space, config, facts)
+        facts = facts.model_copy(update={"steps": config.steps})
     check("parameters", facts.parameters, sweep.limits)
     check("flops", facts.flops, sweep.limits)
     if facts.memory is not None:

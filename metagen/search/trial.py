@@ -63,7 +63,7 @@ def run_trial(
     """
     one_thread()
     started = time.perf_counter()
-    config, _ = whole(sweep, sweep.make_space(), assignment)
+    config = whole(sweep, sweep.make_space(), assignment)
     rungs = sweep.judged_at(config.steps)
     parts = work.build(config, images)
     learner = Learner.of(parts)

@@ -12,7 +12,7 @@ from metagen.checkpoint import load_checkpoint
 from metagen.errors import UserError
 from metagen.pool import SerialPool
 from metagen.search.judge import Judge
-from metagen.search.limits import Refused, whole
+from metagen.search.limits import Refused, admitted, whole
 from metagen.search.trial import Rung, run_trial
 from metagen.tasks import ImageSet
 
@@ -38,7 +38,9 @@ def test_a_cheaper_network_trains_longer_at_equal_flops_and_is_judged_as_often(
 ) -> None:
     values = {"generator.architecture.widths": {"choice": [[8], [16]]}}
     sweep = tiny_sweep(space=values, equal="flops")
-    config, facts = whole(sweep, sweep.make_space(), {"generator.architecture.widths": [8]})
+    config = whole(sweep, sweep.make_space(), {"generator.architecture.widths": [8]})
+    admitted_config, facts = admitted(sweep, sweep.make_space(), {"generator.architecture.widths": [8]})
+    assert config == admitted_config
     assert facts.steps == config.steps > sweep.steps
     rungs = _run(sweep, tmp_path, tiny_images, {"generator.architecture.widths": [8]})
     assert [rung.step for rung in rungs] == list(sweep.judged_at(config.steps))
