@@ -2,7 +2,7 @@
 
     python benchmarks/ceiling.py [--megabytes 0.4 4 40] [--actors 1 2 4 8 16 32 64 128 256] [--seconds 8]
 
-Fake actors are threads in two processes: each waits as long as the work would take, then sends a vector of the size
+Fake actors are coroutines in two processes: each waits as long as the work would take, then sends a vector of the size
 asked for through Ray's object store. The pool, the buffer and the learner are those of a run (mode async, muon, fp32),
 and the learner is held to one core. Everything of the model is measured by itself, without looking at the results of
 the runs that it is compared with:
@@ -21,6 +21,7 @@ results/ceiling.json and docs/images/ceiling.png.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import os
 import time
 from contextlib import suppress
@@ -33,7 +34,7 @@ import ray
 from environment import write
 from matplotlib import pyplot
 
-from cluster.actor import Order
+from cluster.actor import Order, Written
 from cluster.connect import stop_ray
 from cluster.pool import RayPool
 from cluster.roster import Roster
@@ -56,20 +57,20 @@ ITEMS = {0.4: 128, 4.0: 128, 40.0: 32}
 memory."""
 
 
-@ray.remote(num_cpus=0, max_concurrency=128)
+@ray.remote(num_cpus=0, max_concurrency=1000)
 class Host:
-    """Many fake actors in one process, each a thread while it works."""
+    """Many fake actors in one process, each a coroutine: threads would spend the core on waiting for one another."""
 
     def __init__(self, size: int, seconds: float) -> None:
         self.seconds = seconds
         self.gradient = np.random.default_rng(0).standard_normal(size, dtype=np.float32)
 
-    def prepare(self, images: list[Any]) -> str:
+    async def prepare(self, images: list[Any]) -> str:
         return ""
 
-    def run(self, theta: Any, order: Order) -> WorkResult:
-        time.sleep(self.seconds)
-        item, version, policy = order
+    async def run(self, theta: Any, order: Written) -> WorkResult:
+        await asyncio.sleep(self.seconds)
+        item, version, policy = Order.read(order)
         update, metrics = np.zeros(len(policy), np.float32), {"loss": 1.0}
         return WorkResult(
             item.work_id, item.step, item.index, version, item.tasks, self.gradient, update, metrics, self.seconds
@@ -85,9 +86,9 @@ class WaitingPool(RayPool):
 
 
 def pool_on(hosts: list[Any], config: RunConfig, actors: int) -> WaitingPool:
-    """The pool of a run, whose actors are threads on ``hosts``."""
+    """The pool of a run, whose actors are coroutines on ``hosts``."""
 
-    class Threads(Roster):
+    class Fake(Roster):
         def _begin(self, name: str, values: dict[str, Any], options: dict[str, Any]) -> Any:
             return hosts[len(self.members) % len(hosts)]
 
@@ -95,7 +96,7 @@ def pool_on(hosts: list[Any], config: RunConfig, actors: int) -> WaitingPool:
             return
 
     class Pool(WaitingPool):
-        roster = Threads
+        roster = Fake
 
     return Pool(config, None, [Crew(actors, actors)])  # type: ignore[arg-type]  # nobody looks at the images
 
@@ -190,7 +191,7 @@ def bounds(config: RunConfig) -> tuple[float, float, float]:
 def sending_seconds(hosts: list[Any], learner: Learner, seconds: float = 3.0) -> float:
     """Seconds a result that all hosts together need: as many pieces under way as in a run, nobody takes the results."""
     snapshot = learner.snapshot()
-    order = Order(work.item(learner.config, 0, 0, 0), 0, snapshot.policy)
+    order = Order(work.item(learner.config, 0, 0, 0), 0, snapshot.policy).written()
     theta, count, begun = ray.put(snapshot.theta), 0, time.perf_counter()
     under_way = [hosts[i % HOSTS].run.remote(theta, order) for i in range(cap(learner.config))]
     while (elapsed := time.perf_counter() - begun) < seconds:

@@ -5,12 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+import numpy as np
 import ray
 
 from metagen import work
 from metagen.config import RunConfig
 from metagen.pool import one_thread
 from metagen.records import Snapshot, Vector, WorkItem, WorkResult
+
+Written = list[Any]
+"""An order on its way: numbers, text and bytes."""
 
 
 class Order(NamedTuple):
@@ -19,6 +23,16 @@ class Order(NamedTuple):
     item: WorkItem
     version: int
     policy: Vector
+
+    def written(self) -> Written:
+        """It in plain values, which Ray writes down as they are; objects cost twenty times as long, for each actor."""
+        return [*vars(self.item).values(), self.version, self.policy.tobytes()]
+
+    @staticmethod
+    def read(written: Written) -> Order:
+        """The inverse of ``written``."""
+        *item, version, policy = written
+        return Order(WorkItem(*item), version, np.frombuffer(policy, np.float32))
 
 
 @ray.remote(max_restarts=0, max_task_retries=0)
@@ -42,12 +56,12 @@ class Actor:
         self.parts = work.build(RunConfig.parse(self.config), ray.get(images[0]))
         return str(ray.get_runtime_context().get_node_id())
 
-    def run(self, theta: Vector, order: Order) -> WorkResult:
+    def run(self, theta: Vector, order: Written) -> WorkResult:
         """Do one piece of work. ``theta`` is given by reference: it lies read-only in shared memory."""
         return self._run(theta, order)
 
     @ray.method(num_returns=2)
-    def run_apart(self, theta: Vector, order: Order) -> tuple[WorkResult, Vector]:
+    def run_apart(self, theta: Vector, order: Written) -> tuple[WorkResult, Vector]:
         """As ``run``, with the meta-gradient beside the result: it stays on this node until it is asked for.
 
         One that is not finite comes with the result, for the learner to judge.
@@ -56,6 +70,7 @@ class Actor:
         apart = result.gradient[:0]
         return (replace(result, gradient=apart), result.gradient) if result.sound else (result, apart)
 
-    def _run(self, theta: Vector, order: Order) -> WorkResult:
+    def _run(self, theta: Vector, order: Written) -> WorkResult:
         assert self.parts is not None
-        return work.run(self.parts, order.item, Snapshot(order.version, theta, order.policy), self.name)
+        item, version, policy = Order.read(order)
+        return work.run(self.parts, item, Snapshot(version, theta, policy), self.name)

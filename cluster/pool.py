@@ -200,7 +200,7 @@ class RayPool:
         member.held.append(piece)
         piece.holders.append(member)
         published = piece.published
-        order = Order(piece.item, published.version, published.policy)
+        order = Order(piece.item, published.version, published.policy).written()
         if self.wire == "auto" and (self._aggregate is None or len(self._roster.able) < self._aggregate):
             self._running[member.handle.run.remote(published.theta, order)] = (piece, member)
         else:

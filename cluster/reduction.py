@@ -13,8 +13,7 @@ from torch import Tensor
 
 from cluster.roster import reason
 from metagen.pool import one_thread
-from metagen.records import borrowed
-from metagen.wire import Sender, Sent, Wire, received
+from metagen.wire import Sender, Sent, Wire, received, summed
 
 
 @ray.remote(num_cpus=0, max_restarts=0, max_task_retries=0)
@@ -27,11 +26,8 @@ class Reducer:
 
     def total(self, weights: list[float], vectors: list[Any]) -> Sent:
         """The weighted sum of the vectors behind the references ``vectors``, in their order, as it travels."""
-        first, *others = [borrowed(vector) for vector in ray.get(vectors)]
-        sums = torch.zeros(len(first))
-        for vector, weight in zip((first, *others), weights, strict=True):
-            sums.add_(vector, alpha=weight)
-        return self.sender.send(sums)
+        here = ray.get(vectors)
+        return self.sender.send(summed(here, weights, len(here[0])))
 
     def residual(self) -> Any:
         return self.sender.residual.numpy()

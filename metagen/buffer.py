@@ -47,7 +47,7 @@ class Buffer:
         room = self._items * (self.config.max_staleness + 1) - len(self._under_way) - len(self._came)
         if pieces := list(islice(self._plan, room)):
             snapshot = self.learner.snapshot()
-            yield self._handed_out([work.item(self.config, *piece, snapshot.version) for piece in pieces]), snapshot
+            yield self._handed_out(work.items(self.config, pieces, snapshot.version)), snapshot
 
     def _phase_plan(self) -> tuple[Iterator[Piece], int]:
         """The pieces of the phase that have not been taken, in order, and the step that it ends before."""
@@ -84,10 +84,12 @@ class Buffer:
             return all((step, index) in self._came for index in range(self._items))
         if len(self._came) < self._items:
             return False
+        soonest = self.learner.state.version + 1 - self.config.max_staleness
+        if min(self._under_way.values(), default=soonest) < soonest:
+            return False  # it would get too old
         chosen = set(self._chosen())
         waiting = (results[0].version for piece, results in self._came.items() if piece not in chosen)
         left = sorted(chain(waiting, self._under_way.values()))
-        soonest = self.learner.state.version + 1 - self.config.max_staleness
         return all(version >= soonest + place // self._items for place, version in enumerate(left))
 
     def take(self) -> list[WorkResult]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -37,19 +38,20 @@ def unpacked(vector: Vector) -> Tensor:
 
 
 def borrowed(vector: Vector) -> Tensor:
-    """As ``unpacked``, but float32 is not copied: a tensor ``[P]`` that may only be read."""
-    if vector.dtype == np.uint16:
-        return unpacked(vector)
+    """What ``packed`` made, where it lies: a tensor ``[P]``, float32 or bf16, that may only be read."""
     with warnings.catch_warnings():  # torch warns of memory that cannot be written
         warnings.simplefilter("ignore")
-        return torch.from_numpy(vector)
+        tensor = torch.from_numpy(vector)
+    return tensor.view(torch.bfloat16) if tensor.dtype == torch.uint16 else tensor
 
 
 def finite(vector: Vector) -> bool:
     """Whether a vector on its way holds neither NaN nor infinity."""
-    if vector.dtype == np.uint16:  # of bf16: all bits of the exponent set
-        return bool((np.bitwise_and(vector.view(np.uint16), 0x7F80) != 0x7F80).all())
-    return bool(np.isfinite(vector).all())
+    if vector.dtype == np.uint16:  # of bf16: without its sign, what is not finite begins at the bits of infinity
+        return bool(np.bitwise_and(vector, 0x7FFF).max(initial=0) < 0x7F80)
+    # Neither goes away in a sum of squares, which reads the vector once and writes nothing; large numbers may overflow.
+    values = borrowed(vector)
+    return math.isfinite(torch.dot(values, values).item()) or bool(np.isfinite(vector).all())
 
 
 @dataclass(frozen=True)

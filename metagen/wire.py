@@ -17,11 +17,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from metagen.probes import reported
-from metagen.records import Vector, WorkResult, packed, unpacked
+from metagen.records import Vector, WorkResult, borrowed, packed, unpacked
 
 Wire = Literal["auto", "fp32", "bf16", "int8"]
 BLOCK = 1024
 """Numbers that share a scale."""
+CACHED = 1 << 16
+"""Numbers of a sum that a core's own cache holds."""
 
 
 @dataclass(frozen=True)
@@ -71,10 +73,24 @@ class Sender:
         return sent
 
 
+def summed(vectors: Sequence[Vector], weights: Sequence[float], size: int) -> Tensor:
+    """The weighted sum of ``vectors [P]``, in the order given, as a new float32 tensor."""
+    sums = torch.zeros(size)
+    # A part of the sum stays in the cache while all vectors are added to it: each is read once, and that is all.
+    parts = sums.split(CACHED)
+    for i, pieces in enumerate(zip(*(borrowed(vector).split(CACHED) for vector in vectors), strict=True)):
+        for piece, weight in zip(pieces, weights, strict=True):
+            parts[i].add_(piece, alpha=weight)
+    return sums
+
+
 def total(
     results: Sequence[WorkResult], weights: Sequence[float], parameters: int, policy: int
 ) -> tuple[Tensor, Tensor]:
     """The weighted sums of meta-gradients ``[P]`` and policy updates ``[G]``, in the order given."""
+    if not any(result.probes for result in results):
+        gradients, updates = [result.gradient for result in results], [result.policy_update for result in results]
+        return summed(gradients, weights, parameters), summed(updates, weights, policy)
     gradient, policy_gradient = torch.zeros(parameters), torch.zeros(policy)
     for result, weight in zip(results, weights, strict=True):
         slope, policy_slope = reported(result, parameters, policy)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +17,7 @@ from metagen.errors import UserError
 from metagen.flat import FlatNetwork
 from metagen.generators import Family
 from metagen.policies import Policy
-from metagen.records import Snapshot, WorkItem, WorkResult, finite, packed, unpacked
+from metagen.records import Piece, Snapshot, WorkItem, WorkResult, finite, packed, unpacked
 from metagen.registry import find, options_of
 from metagen.seeding import seed_for, torch_generator
 from metagen.tasks.categories import Sorter
@@ -106,13 +107,19 @@ def initialised(family: Family, seed: int) -> nn.Module:
 def plan(config: RunConfig, step: int, version: int) -> list[WorkItem]:
     """The work of outer ``step``: names and seeds, no tensors."""
     phase = config.phases[config.phase_at(step)[0]]
-    return [item(config, step, index, version) for index in range(phase.items)]
+    return items(config, [(step, index) for index in range(phase.items)], version)
+
+
+def items(config: RunConfig, pieces: Iterable[Piece], version: int) -> list[WorkItem]:
+    """Each of ``pieces``, to be estimated at ``version``."""
+    run, phases = config.identity, config.phases
+    numbers = ((step, index, config.phase_at(step)[0]) for step, index in pieces)
+    return [WorkItem(run, config.seed, n, step, index, version, phases[n].tasks) for step, index, n in numbers]
 
 
 def item(config: RunConfig, step: int, index: int, version: int) -> WorkItem:
     """Piece ``index`` of outer ``step``, to be estimated at ``version``."""
-    number, _ = config.phase_at(step)
-    return WorkItem(config.identity, config.seed, number, step, index, version, config.phases[number].tasks)
+    return items(config, [(step, index)], version)[0]
 
 
 def run(parts: Parts, item: WorkItem, snapshot: Snapshot, worker: str = "") -> WorkResult:

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from metagen.checkpoint import load_checkpoint, save_checkpoint
 from metagen.pool import SerialPool
+from metagen.records import packed, unpacked
 from metagen.train import to_save, train
-from metagen.wire import BLOCK, Sender, quantised, received
+from metagen.wire import BLOCK, CACHED, Sender, quantised, received, summed
 
 
 @given(st.integers(1, 3 * BLOCK), st.floats(1e-12, 1e12), st.integers(0, 99))
@@ -50,6 +51,19 @@ def test_what_is_not_finite_travels_as_it_is_and_leaves_no_residual() -> None:
     before = sender.residual.clone()
     assert torch.isinf(received(sender.send(torch.full((10,), float("inf"))))).all()
     assert torch.equal(sender.residual, before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("size", [0, 3, 2 * CACHED + 5])
+def test_sums_are_those_of_adding_one_vector_after_the_other(dtype: torch.dtype, size: int) -> None:
+    rng = torch.Generator().manual_seed(0)
+    vectors, weights = [packed(torch.randn(size, generator=rng), dtype) for _ in range(3)], [0.5, 0.3, 0.2]
+    plain = torch.zeros(size)
+    for vector, weight in zip(vectors, weights, strict=True):
+        plain.add_(unpacked(vector), alpha=weight)
+    assert torch.equal(summed(vectors, weights, size), plain)
+    with pytest.raises((ValueError, RuntimeError)):
+        summed([vectors[0], packed(torch.zeros(size + CACHED), dtype)], weights[:2], size)
 
 
 @pytest.mark.parametrize("wire", ["fp32", "bf16", "int8"])

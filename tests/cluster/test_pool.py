@@ -14,6 +14,7 @@ import ray
 import torch
 
 from cluster import pool as pool_module
+from cluster.actor import Order
 from cluster.connect import start_ray
 from cluster.pool import RayPool
 from metagen import work
@@ -37,6 +38,13 @@ def pool(ray_session: None, learner_and_parts: tuple[Learner, work.Parts]) -> It
     pool = RayPool(parts.config, parts.images, workers=2)
     yield pool
     pool.close()
+
+
+def test_an_order_is_read_as_it_was_written(tiny_config: Any) -> None:
+    item, policy = work.plan(tiny_config(), 2, 2)[1], np.array([0.5, -1e-30], np.float32)
+    read = Order.read(Order(item, 7, policy).written())
+    assert (read.item, read.version) == (item, 7)
+    assert np.array_equal(read.policy, policy)
 
 
 def _work_through(pool: Pool, items: list[WorkItem], snapshot: Snapshot, expected: int = 0) -> dict[int, WorkResult]:
