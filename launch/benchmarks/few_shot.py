@@ -25,6 +25,7 @@ from launch.benchmarks.models import MODELS, at_equal_compute, passes_of
 from launch.benchmarks.speedup import HORIZON, STEPS, curve
 from launch.preset import load_config
 from launch.training import run_folder
+from launch.training.log import LOG, events
 from metagen import tasks, work
 from metagen.checkpoint import FINAL, load_checkpoint
 from metagen.config import RunConfig
@@ -141,6 +142,12 @@ def _trained(config: RunConfig, folder: Path) -> None:
             raise UserError(f"training failed: see {folder.with_suffix('.log')}")
 
 
+def _diverged(folder: Path) -> bool:
+    """Whether the training in ``folder`` ended because nothing finite came of it any more."""
+    log = folder / LOG
+    return log.exists() and any(event["event"] == "failed" for _, event in events(log))
+
+
 def _candidate(plan: Plan, seed: int, model: str, number: int, passes: float) -> str:
     """A tenth of a candidate's training, and its loss on validation classes after tuned adaptation."""
     one_thread()
@@ -148,7 +155,13 @@ def _candidate(plan: Plan, seed: int, model: str, number: int, passes: float) ->
     path = folder.with_suffix(".json")
     if not path.exists():
         config = at_equal_compute(MODELS[model].candidates(plan.config(seed))[number], SHORT * passes)
-        _trained(config, folder)
+        try:
+            _trained(config, folder)
+        except UserError:
+            if not _diverged(folder):
+                raise
+            _write(path, {"loss": None})
+            return f"seed {seed}: {model}, candidate {number} diverged"
         [contender] = [c for c in CONTENDERS.values() if c.model == model]
         start = method_of(load_checkpoint(folder))
         tuning = plan.bench(tasks.load(config.data), "valid", plan.shots[0], plan.tuning_classes)
@@ -163,8 +176,11 @@ def _train(plan: Plan, seed: int, model: str, passes: float) -> str:
     best = 0
     if len(candidates) > 1:
         found = [folder_of(plan, seed, f"{model}-candidate{i}").with_suffix(".json") for i in range(len(candidates))]
-        losses = [json.loads(path.read_text())["loss"] for path in found]
-        best = losses.index(min(losses))
+        losses = {i: json.loads(path.read_text())["loss"] for i, path in enumerate(found)}
+        left = {i: loss for i, loss in losses.items() if loss is not None}
+        if not left:
+            raise UserError(f"every candidate of {model} diverged: see {found[0].parent}")
+        best = min(left, key=left.__getitem__)
     config = candidates[best] if model == "meta" else at_equal_compute(candidates[best], passes)
     _trained(config, folder_of(plan, seed, model))
     return f"seed {seed}: {model} trained"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -16,7 +18,9 @@ def query_loss(problem: Problem, parameters: Tensor, support: Tensor, query: Ten
 
     Each image is scored in ``DRAWS`` draws of the ``bank``. Who hands in a bank of the same seed for every method and
     every number of steps has them differ by their parameters alone, and not by noise: the differences are paired. Of a
-    VAE it is the importance-weighted bound, see ``iwae.py``.
+    VAE it is the importance-weighted bound, see ``iwae.py``. What is not a number, of parameters that diverged, counts
+    as infinite: no step size that leads there is ever the best.
     """
     condition = Condition.of_tasks(support[None])
-    return float(problem.scores(parameters, condition, query.repeat_interleave(DRAWS, dim=0), bank).mean())
+    loss = float(problem.scores(parameters, condition, query.repeat_interleave(DRAWS, dim=0), bank).mean())
+    return math.inf if math.isnan(loss) else loss

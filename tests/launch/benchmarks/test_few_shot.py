@@ -2,15 +2,18 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from PIL import Image
 
 from launch.benchmarks import contenders, few_shot, few_shot_summary, models
 from launch.benchmarks.contenders import Contender
 from launch.benchmarks.registry import SCRIPTED
+from metagen.config import RunConfig
 
 FEW = ("--classes", 2, "--curve-classes", 1, "--sample-classes", 2, "--samples", 3, "--tuning-classes", 1)
 STEPS = ("--steps", "0,1,10", "--shots", "3,1")
@@ -74,6 +77,31 @@ def test_a_whole_benchmark_writes_figures_a_report_and_a_picture_and_goes_on_whe
     other = metagen(*command, *FEW, "--workers", 1, "--tuning-classes", 2)
     assert other.code == 2
     assert "another tuning_classes (1, now 2): choose another --out" in other.err
+
+
+def test_a_candidate_that_diverges_is_not_taken_and_stops_nothing(
+    trained_models: Path, tiny_yaml: Path, metagen: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, [joint, meta] = trained_models, [models.MODELS[name] for name in ("joint", "meta")]
+
+    def candidates(config: RunConfig) -> tuple[RunConfig, ...]:
+        [config] = joint.candidates(config)
+        outer = config.phases[0].outer.model_copy(update={"optimizer": "sgd", "learning_rate": 1e30})
+        wild = config.phases[0].model_copy(update={"outer": outer})
+        return config.model_copy(update={"phases": (wild,)}), config
+
+    monkeypatch.setattr(few_shot, "MODELS", {"meta": meta, "joint": replace(joint, candidates=candidates)})
+    monkeypatch.setattr(few_shot, "SHORT", 1.0)  # a tenth of a tiny run is a single step, after which all is well
+    shutil.rmtree(out / "seed0" / "models" / "joint")
+    command = ("benchmark", "few-shot", "--preset", tiny_yaml, "--seeds", 1, "--out", out, "--domains", "own", *STEPS)
+    done = metagen(*command, *FEW, "--workers", 1)
+    assert done.code == 0, done.err
+    assert "joint, candidate 0 diverged" in done.out
+    taken = yaml.safe_load((out / "seed0" / "models" / "joint.yaml").read_text())
+    assert taken["phases"][0]["outer"]["learning_rate"] < 1
+    again = metagen(*command, *FEW, "--workers", 1)
+    assert again.code == 0, again.err
+    assert "diverged" not in again.out
 
 
 @pytest.mark.parametrize(
