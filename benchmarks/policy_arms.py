@@ -37,7 +37,7 @@ ARMS: dict[str, tuple[str, ...]] = {
         "phases.0.estimator=es",
         "phases.0.options={query_at: {5: 1, 10: 1, 20: 1}, sigma: 0, policy_sigma: 0.1, pairs: 1}",
     ),
-    "recipe with adam, trained longer": (
+    "recipe with adam for longer": (
         "policy.options={rule: adam, step_size: 5e-5, decay: 1.5, horizon: 20, start_weight: 0.3, start_novelty: 0.3}",
         "phases.0.steps=40",
         "phases.0.shift=0.75",

@@ -25,7 +25,7 @@ class Order(NamedTuple):
     policy: Vector
 
     def written(self) -> Written:
-        """It in plain values, which Ray writes down as they are; objects cost twenty times as long, for each actor."""
+        """It in plain values, which Ray writes down as they are: pickling objects takes much of what a call does."""
         return [*vars(self.item).values(), self.version, self.policy.tobytes()]
 
     @staticmethod
