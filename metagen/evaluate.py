@@ -173,7 +173,10 @@ def report(bench: Bench, losses: Mapping[str, Losses], steps: Sequence[int]) -> 
 
 
 def generate(method: Method, support: Tensor, steps: int, count: int, seed: int, name: str) -> Tensor:
-    """``count`` new images ``[count, C, H, W]`` after adapting to ``support [K, C, H, W]`` for ``steps``."""
+    """``count`` new images ``[count, C, H, W]`` after adapting to ``support [K, C, H, W]`` for ``steps``.
+
+    They have NaNs where the parameters have diverged: ``visible`` makes something of them that can be looked at.
+    """
     rng = torch_generator(seed, "generate", name)
     [(_, parameters)] = method.adapted(support, [steps], rng)
     network = method.problem.network
@@ -182,11 +185,17 @@ def generate(method: Method, support: Tensor, steps: int, count: int, seed: int,
     return method.problem.family.sample(network.module, condition, count, rng)[0].cpu()
 
 
+def visible(images: Tensor) -> Tensor:
+    """``images`` in [-1, 1], mid-grey where they are not numbers: who diverged has drawn nothing."""
+    return images.nan_to_num(nan=0.0, posinf=1.0, neginf=-1.0)
+
+
 def drawn(
     method: Method, bench: Bench, classes: Sequence[int], steps: int, count: int
 ) -> list[tuple[str, Tensor, Tensor]]:
     """Rows for ``picture.grid``: name, support images and ``count`` generated ones, for ``classes`` of the bench."""
     episodes = [bench.episode(index) for index in classes]
     return [
-        (e.class_name, e.support, generate(method, e.support, steps, count, bench.seed, e.class_name)) for e in episodes
+        (e.class_name, e.support, visible(generate(method, e.support, steps, count, bench.seed, e.class_name)))
+        for e in episodes
     ]

@@ -14,7 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from metagen.evaluate import Bench, Method, generate
+from metagen.evaluate import Bench, Method, generate, visible
 from metagen.processes import Each, Shared
 from metagen.seeding import torch_generator
 from metagen.tasks.augment import AugmentConfig, altered
@@ -74,7 +74,8 @@ class Adapted:
     steps: int
 
     def make(self, gallery: Gallery, count: int, seed: int) -> Tensor:
-        return generate(self.method, gallery.support, self.steps, count, seed, gallery.name)
+        # Images of a method that diverged are the worst there are; they do not end the comparison.
+        return visible(generate(self.method, gallery.support, self.steps, count, seed, gallery.name))
 
 
 @dataclass(frozen=True)

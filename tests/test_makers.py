@@ -70,3 +70,10 @@ def test_real_images_are_none_of_those_shown_or_compared_with(bench: Bench) -> N
     gallery = galleries(bench, 4)[0]
     made = {x.numpy().tobytes() for x in Real().make(gallery, 4, 0)}
     assert not made & {x.numpy().tobytes() for x in torch.cat([gallery.support, gallery.reference])}
+
+
+def test_who_diverged_has_drawn_nothing_and_is_the_worst_by_loss(bench: Bench, adapted: Adapted) -> None:
+    lost = dataclasses.replace(adapted.method, theta=torch.full_like(adapted.method.theta, torch.nan))
+    for images in made_by(Adapted(lost, 1), galleries(bench, 4), 0):
+        assert torch.equal(images, torch.zeros(4, 1, 16, 16))
+    assert bench.losses(lost, [0, 1]).tolist() == [[torch.inf, torch.inf]] * 3

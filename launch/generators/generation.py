@@ -49,6 +49,8 @@ def adapt_to_folder(checkpoint: Path, images_dir: Path, steps: int, samples: int
     if len(shown.images) > MOST_SHOWN:
         print(f"note: the first {MOST_SHOWN} of {len(shown.images)} images are used", file=sys.stderr)
     made = generate(method_of(saved), support, steps, samples, seed, "adapt")
+    if made.isnan().any():
+        raise UserError(f"{checkpoint}: after {steps} inner steps its images are no numbers: try fewer --steps")
     if inverted:  # give the images back in the user's own polarity
         support, made = -support, -made
     with publishing(out) as folder:

@@ -18,6 +18,7 @@ import torch
 import yaml
 from PIL import Image
 
+from launch.generators import generation
 from metagen.checkpoint import load_checkpoint
 
 
@@ -149,8 +150,13 @@ def test_a_corrupt_image_is_named_or_counted(
     assert "note: 1 corrupt images were skipped: 'train/owl/3.png'" in done.err
 
 
-def test_images_to_adapt_to(run_copy: Path, class_folders: Path, tmp_path: Path, metagen: Any) -> None:
+def test_images_to_adapt_to(
+    run_copy: Path, class_folders: Path, tmp_path: Path, metagen: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out, owls = tmp_path / "out", class_folders / "train" / "owl"
+    with monkeypatch.context() as patched:
+        patched.setattr(generation, "generate", lambda *_: torch.full((16, 1, 16, 16), torch.nan))
+        _refused(metagen("adapt", run_copy, owls, "--out", out), "after 10 inner steps", "fewer --steps")
     _refused(metagen("adapt", run_copy, tmp_path / "missing", "--out", out), "missing: no such folder")
     _refused(metagen("adapt", run_copy, class_folders / "train", "--out", out), "no images", "'cat', 'owl'", "name one")
     (owls / "1.png").write_bytes(b"GIF89a")

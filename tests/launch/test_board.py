@@ -94,6 +94,18 @@ def test_images_are_drawn_as_often_as_asked_and_at_the_end(tiny_yaml: Path, tmp_
     assert [event.step for event in _events(folder).Images("unseen_classes")] == [3, 5]
 
 
+def test_a_network_that_draws_nothing_any_more_does_not_cost_the_run_its_end(
+    tiny_yaml: Path, tmp_path: Path, metagen: Any
+) -> None:
+    """After the last step nothing tells that the run has diverged, and its picture is of NaNs."""
+    outer = "{optimizer: sgd, learning_rate: 1.0e+30, warmup: 0}"
+    phases = f"phases=[{{estimator: joint, steps: 1, items: 1, tasks: 1, outer: {outer}}}]"
+    done = metagen("train", tiny_yaml, "--run-dir", tmp_path / "run", "--set", phases)
+    assert done.code == 0, done.err
+    assert (tmp_path / "run" / "checkpoints" / "final").is_dir()
+    assert (tmp_path / "run" / "unseen_classes.png").exists()
+
+
 def test_a_resumed_run_continues_its_curves_without_repeats(trained: Path, tmp_path: Path, metagen: Any) -> None:
     """Steps written after the checkpoint that a run resumes from are written anew, and hide the old ones."""
     copy = Path(shutil.copytree(trained, tmp_path / "copy"))
