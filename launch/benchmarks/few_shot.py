@@ -1,7 +1,8 @@
 """The few-shot benchmark: a preset against its rivals, on classes never seen, at equal compute.
 
     train      every model of every seed, one process each; models that are tuned, first a tenth of every candidate
-    measure    every contender of every seed on every data set: losses, the speed-up's curves, new images
+    measure    every contender of every seed on every data set, once its model is trained: losses, the speed-up's
+               curves, new images
     summarise  means over seeds and classes with intervals, differences, verdicts
 
 Each piece is kept in a file of its own below ``out``, and what is there is not done again: what was stopped goes on.
@@ -13,8 +14,9 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
-from concurrent.futures import as_completed
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, wait
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -43,6 +45,8 @@ OWN, OMNIGLOT = "own", "omniglot"
 BENCH_SEED, ADAPTED, SHORT = 0, 10, 0.1
 RIVALS_IN_TIME = ("joint", "conditioned")
 """Baselines that the speed-up is taken against."""
+LONGEST = "reptile-figr"
+"""The model whose steps are the smallest, so that it has the most of them: begun first, not to be waited for."""
 FLOORS: dict[str, Callable[[], Maker]] = {"copycat": Copycat, "real": Real}
 
 
@@ -86,6 +90,14 @@ class Plan:
         return Bench(images, choose_classes(images, split, shots, classes, BENCH_SEED)[0], shots, BENCH_SEED)
 
 
+@dataclass(frozen=True)
+class Job:
+    """Something to do, and what can be done after it."""
+
+    do: Callable[[], str]
+    then: tuple[Job, ...] = ()
+
+
 def run(plan: Plan) -> None:
     """Train and measure what is not there yet."""
     for domain in plan.domains:  # before hours of training: is there data to test on?
@@ -96,27 +108,46 @@ def run(plan: Plan) -> None:
     passes = passes_of(config)
     tuned = [name for name, model in MODELS.items() if len(model.candidates(config)) > 1]
     everyone = range(plan.seeds)
-    _all(plan, [partial(_candidate, plan, s, n, i, passes) for n in tuned for s in everyone for i in _count(n, config)])
-    _all(plan, [partial(_train, plan, s, name, passes) for name, m in MODELS.items() if m.trained for s in everyone])
-    names = [*CONTENDERS, *FLOORS]
-    _all(plan, [partial(_measure, plan, s, name, d) for name in names for d in plan.domains for s in everyone])
+    _all(
+        plan,
+        [Job(partial(_candidate, plan, s, n, i, passes)) for n in tuned for s in everyone for i in _count(n, config)],
+    )
+    trainings = sorted((name for name, model in MODELS.items() if model.trained), key=LONGEST.__ne__)
+    jobs = [Job(partial(_train, plan, s, n, passes), _measurements(plan, s, n)) for n in trainings for s in everyone]
+    floors = [Job(partial(_measure, plan, s, n, d)) for n in FLOORS for d in plan.domains for s in everyone]
+    _all(plan, [*jobs, *floors])
+
+
+def _measurements(plan: Plan, seed: int, model: str) -> tuple[Job, ...]:
+    """All that is measured once ``model`` is trained; of a network from scratch, once its precision is known."""
+    ready = {model, *(name for name, one in MODELS.items() if not one.trained and model == "joint")}
+    names = [name for name, contender in CONTENDERS.items() if contender.model in ready]
+    return tuple(Job(partial(_measure, plan, seed, name, domain)) for name in names for domain in plan.domains)
 
 
 def _count(name: str, config: RunConfig) -> range:
     return range(len(MODELS[name].candidates(config)))
 
 
-def _all(plan: Plan, jobs: Iterable[Callable[[], str]]) -> None:
-    """Do all jobs, here or each in a process; raises the first error, after those that run have ended."""
+def _all(plan: Plan, jobs: Sequence[Job]) -> None:
+    """Do all jobs and what follows on them, here or each in a process; raises the first error, after those that run
+    have ended."""
     if plan.workers == 1:
-        for job in jobs:
-            print(job(), flush=True)
+        waiting = deque(jobs)
+        while waiting:
+            job = waiting.popleft()
+            print(job.do(), flush=True)
+            waiting.extend(job.then)
         return
     with executor(plan.workers) as pool:
-        futures = [pool.submit(job) for job in jobs]
+        under_way = {pool.submit(job.do): job for job in jobs}
+        done, count = 0, len(jobs) + sum(len(job.then) for job in jobs)
         try:
-            for done, future in enumerate(as_completed(futures), start=1):
-                print(f"{done}/{len(futures)} {future.result()}", flush=True)
+            while under_way:
+                for future in wait(under_way, return_when=FIRST_COMPLETED).done:
+                    done += 1
+                    print(f"{done}/{count} {future.result()}", flush=True)
+                    under_way |= {pool.submit(job.do): job for job in under_way.pop(future).then}
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise

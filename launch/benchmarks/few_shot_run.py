@@ -13,8 +13,8 @@ from launch.generators.evaluation import write_json, write_text
 from metagen.errors import UserError
 
 PLAN, FIGURES = "plan.json", "few-shot.json"
-FREE = ("workers", "out", "omniglot")
-"""What may differ between a run and its continuation."""
+FREE = ("workers", "out", "omniglot", "seeds", "domains")
+"""What may differ between a run and its continuation: no piece depends on it."""
 
 
 def run_few_shot(plan: Plan) -> dict[str, Any]:

@@ -3,7 +3,9 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from PIL import Image
 
 from launch.benchmarks import contenders, few_shot, few_shot_summary, models
 from launch.benchmarks.contenders import Contender
+from launch.benchmarks.few_shot import Job
 from launch.benchmarks.registry import SCRIPTED
 from metagen.config import RunConfig
 
@@ -102,6 +105,17 @@ def test_a_candidate_that_diverges_is_not_taken_and_stops_nothing(
     again = metagen(*command, *FEW, "--workers", 1)
     assert again.code == 0, again.err
     assert "diverged" not in again.out
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_follows_on_a_job_is_done_after_it(workers: int, tmp_path: Path) -> None:
+    plan, a, b, c, d = SimpleNamespace(workers=workers), *(tmp_path / name for name in "abcd")
+    a.write_text("text")
+    after = Job(partial(shutil.copy, b, c))
+    few_shot._all(plan, [Job(partial(shutil.copy, a, b), (after,)), Job(partial(shutil.copy, a, d))])
+    assert [path.read_text() for path in (c, d)] == ["text", "text"]
+    with pytest.raises(FileNotFoundError):
+        few_shot._all(plan, [Job(partial(shutil.copy, tmp_path / "none", b))])
 
 
 @pytest.mark.parametrize(
