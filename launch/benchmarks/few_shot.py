@@ -12,11 +12,10 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, wait
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,12 +26,14 @@ from launch.benchmarks.models import MODELS, at_equal_compute, passes_of
 from launch.benchmarks.speedup import HORIZON, STEPS, curve
 from launch.preset import load_config
 from launch.training import run_folder
-from launch.training.log import LOG, events
+from launch.training.session import proceed, start
+from launch.training.workers import Workers
 from metagen import tasks, work
 from metagen.checkpoint import FINAL, load_checkpoint
 from metagen.config import RunConfig
 from metagen.errors import UserError
 from metagen.evaluate import Bench, Method, choose_classes, method_of
+from metagen.guard import Diverged
 from metagen.makers import Adapted, Copycat, Maker, Real, galleries, made_by
 from metagen.metrics import extractor_of
 from metagen.pool import one_thread
@@ -162,21 +163,18 @@ def _trained(config: RunConfig, folder: Path) -> None:
     """Train ``config`` in ``folder``, or go on with what is there; what it prints goes to a file beside it."""
     if (folder / "checkpoints" / FINAL).exists():
         return
-    source = folder.with_suffix(".yaml")
-    source.parent.mkdir(parents=True, exist_ok=True)
-    source.write_text(config.to_yaml())
-    begun = (folder / run_folder.CONFIG).exists()
-    words = ["resume", str(folder)] if begun else ["train", str(source), "--run-dir", str(folder)]
-    with folder.with_suffix(".log").open("a") as log:
-        command = [sys.executable, "-m", "launch.cli", *words, "--pool", "serial"]
-        if subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False).returncode:
-            raise UserError(f"training failed: see {folder.with_suffix('.log')}")
-
-
-def _diverged(folder: Path) -> bool:
-    """Whether the training in ``folder`` ended because nothing finite came of it any more."""
-    log = folder / LOG
-    return log.exists() and any(event["event"] == "failed" for _, event in events(log))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    workers = Workers.choose(config, "serial", None, None)
+    # In this process: one of its own would go on alone if this one were killed, and be in the way of who comes after.
+    with folder.with_suffix(".log").open("a") as log, redirect_stdout(log), redirect_stderr(log):
+        try:
+            if (folder / run_folder.CONFIG).exists():
+                proceed(folder, workers)
+            else:
+                start(config, folder, workers)
+        except UserError as error:
+            error.args = (f"{folder}: {error}",)
+            raise
 
 
 def _candidate(plan: Plan, seed: int, model: str, number: int, passes: float) -> str:
@@ -188,9 +186,7 @@ def _candidate(plan: Plan, seed: int, model: str, number: int, passes: float) ->
         config = at_equal_compute(MODELS[model].candidates(plan.config(seed))[number], SHORT * passes)
         try:
             _trained(config, folder)
-        except UserError:
-            if not _diverged(folder):
-                raise
+        except Diverged:
             _write(path, {"loss": None})
             return f"seed {seed}: {model}, candidate {number} diverged"
         [contender] = [c for c in CONTENDERS.values() if c.model == model]

@@ -100,7 +100,7 @@ def test_a_candidate_that_diverges_is_not_taken_and_stops_nothing(
     done = metagen(*command, *FEW, "--workers", 1)
     assert done.code == 0, done.err
     assert "joint, candidate 0 diverged" in done.out
-    taken = yaml.safe_load((out / "seed0" / "models" / "joint.yaml").read_text())
+    taken = yaml.safe_load((out / "seed0" / "models" / "joint" / "config.yaml").read_text())
     assert taken["phases"][0]["outer"]["learning_rate"] < 1
     again = metagen(*command, *FEW, "--workers", 1)
     assert again.code == 0, again.err
