@@ -15,11 +15,12 @@ YES = {True: "met", False: "not met"}
 
 def report(values: dict[str, Any]) -> str:
     """All tables, as Markdown."""
-    machine, seeds = values["environment"], len(values["seeds"])
+    machine, count = values["environment"], len(values["seeds"])
+    seeds = f"{count} seed" + "s" * (count > 1)
     parts = [
         "# Few-shot benchmark\n",
         f"Preset `{values['preset']}` {' '.join(f'`{s}`' for s in values['settings'])} and its rivals at "
-        f"{values['image_passes']:,.0f} image passes of training each, {seeds} seeds; {machine['cores']} cores of "
+        f"{values['image_passes']:,.0f} image passes of training each, {seeds}; {machine['cores']} cores of "
         f"{machine['processor']}, metagen {machine['metagen']}, torch {machine['torch']}, {machine['date']}.\n",
         training(values),
     ]
