@@ -57,31 +57,33 @@ def side_by_side(count: int) -> Iterator[Each]:
     if count == 1:
         yield map
         return
-    pool = executor(count, _begin)
+    with executor(count, _begin) as pool:
 
-    def each(function: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
-        under_way: deque[Future[bytes]] = deque()
-        for item in items:
-            # Pickled here: left to the executor, every tensor would take up a file descriptor and shared memory.
-            under_way.append(pool.submit(_call, pickle.dumps((function, item))))
-            if len(under_way) == 2 * count:
+        def each(function: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
+            under_way: deque[Future[bytes]] = deque()
+            for item in items:
+                # Pickled here: left to the executor, every tensor would take up a file descriptor and shared memory.
+                under_way.append(pool.submit(_call, pickle.dumps((function, item))))
+                if len(under_way) == 2 * count:
+                    yield pickle.loads(under_way.popleft().result())
+            while under_way:
                 yield pickle.loads(under_way.popleft().result())
-        while under_way:
-            yield pickle.loads(under_way.popleft().result())
 
-    try:
         yield each
+
+
+@contextmanager
+def executor(count: int, begin: Callable[[], None] | None = None) -> Iterator[ProcessPoolExecutor]:
+    """``count`` processes that end with this one, and call ``begin`` first; ``UserError`` if one of them dies."""
+    pool = ProcessPoolExecutor(count, get_context("spawn"), _end_with_parent, (begin,))
+    try:
+        yield pool
     except BrokenProcessPool:
         raise UserError(
             f"one of {count} processes was killed, for want of memory perhaps: try --workers {count // 2}"
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def executor(count: int, begin: Callable[[], None] | None = None) -> ProcessPoolExecutor:
-    """``count`` processes that end with this one, and call ``begin`` first."""
-    return ProcessPoolExecutor(count, get_context("spawn"), _end_with_parent, (begin,))
 
 
 def _end_with_parent(begin: Callable[[], None] | None) -> None:

@@ -43,5 +43,5 @@ def test_a_vector_is_finite_if_all_of_it_is(value: float, dtype: torch.dtype) ->
 def test_of_all_bf16_numbers_those_with_all_bits_of_the_exponent_set_are_not_finite() -> None:
     every = np.arange(1 << 16, dtype=np.uint16)
     plain = torch.isfinite(torch.from_numpy(every).view(torch.bfloat16))
-    assert [finite(every[i : i + 1]) for i in range(0, 1 << 16, 61)] == plain[::61].tolist()
+    assert [finite(every[i : i + 1]) for i in range(1 << 16)] == plain.tolist()
     assert finite(every[plain.numpy()])

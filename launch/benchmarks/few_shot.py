@@ -143,15 +143,11 @@ def _all(plan: Plan, jobs: Sequence[Job]) -> None:
     with executor(plan.workers) as pool:
         under_way = {pool.submit(job.do): job for job in jobs}
         done, count = 0, len(jobs) + sum(len(job.then) for job in jobs)
-        try:
-            while under_way:
-                for future in wait(under_way, return_when=FIRST_COMPLETED).done:
-                    done += 1
-                    print(f"{done}/{count} {future.result()}", flush=True)
-                    under_way |= {pool.submit(job.do): job for job in under_way.pop(future).then}
-        except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
+        while under_way:
+            for future in wait(under_way, return_when=FIRST_COMPLETED).done:
+                done += 1
+                print(f"{done}/{count} {future.result()}", flush=True)
+                under_way |= {pool.submit(job.do): job for job in under_way.pop(future).then}
 
 
 def folder_of(plan: Plan, seed: int, model: str) -> Path:
@@ -166,15 +162,15 @@ def _trained(config: RunConfig, folder: Path) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     workers = Workers.choose(config, "serial", None, None)
     # In this process: one of its own would go on alone if this one were killed, and be in the way of who comes after.
-    with folder.with_suffix(".log").open("a") as log, redirect_stdout(log), redirect_stderr(log):
-        try:
+    try:
+        with folder.with_suffix(".log").open("a") as log, redirect_stdout(log), redirect_stderr(log):
             if (folder / run_folder.CONFIG).exists():
                 proceed(folder, workers)
             else:
                 start(config, folder, workers)
-        except UserError as error:
-            error.args = (f"{folder}: {error}",)
-            raise
+    except UserError as error:
+        error.args = (f"{folder}: {error}",)
+        raise
 
 
 def _candidate(plan: Plan, seed: int, model: str, number: int, passes: float) -> str:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,9 @@ from launch.benchmarks import contenders, few_shot, few_shot_summary, models
 from launch.benchmarks.contenders import Contender
 from launch.benchmarks.few_shot import Job
 from launch.benchmarks.registry import SCRIPTED
+from launch.preset import load_config
 from metagen.config import RunConfig
+from metagen.errors import UserError
 
 FEW = ("--classes", 2, "--curve-classes", 1, "--sample-classes", 2, "--samples", 3, "--tuning-classes", 1)
 STEPS = ("--steps", "0,1,10", "--shots", "3,1")
@@ -116,6 +119,18 @@ def test_what_follows_on_a_job_is_done_after_it(workers: int, tmp_path: Path) ->
     assert [path.read_text() for path in (c, d)] == ["text", "text"]
     with pytest.raises(FileNotFoundError):
         few_shot._all(plan, [Job(partial(shutil.copy, tmp_path / "none", b))])
+
+
+def test_a_killed_process_ends_the_benchmark_in_one_line_and_its_training_goes_on_later(
+    tiny_yaml: Path, tmp_path: Path
+) -> None:
+    folder, plan = tmp_path / "models" / "long", SimpleNamespace(workers=2)
+    config = load_config(str(tiny_yaml), ["phases.0.steps=100000"], None, None)
+    begun = f"until [ -s {folder / 'log.jsonl'} ]; do sleep 0.1; done; sleep 1; kill -9 $PPID"
+    jobs = [Job(partial(few_shot._trained, config, folder)), Job(partial(subprocess.run, ["sh", "-c", begun]))]
+    with pytest.raises(UserError, match="one of 2 processes was killed"):
+        few_shot._all(plan, jobs)
+    assert list((folder / "checkpoints").iterdir())
 
 
 @pytest.mark.parametrize(
