@@ -203,6 +203,8 @@ def search(work: Path, seeds: int, budget: float, count: int) -> None:
     means = {name: np.mean(rows, axis=0) for name, rows in tables.items()}
     figures = {
         "preset": "sweep-laptop",
+        "search": sweep.search.name,
+        "schedule": sweep.schedule.name,
         "seeds": seeds,
         "budget_seconds": budget,
         "equal": sweep.equal,

@@ -19,7 +19,7 @@ FIXED_OUTER = ("steps", "estimator", "items", "optimizer")
 class SearchConfig(Strict):
     """Who proposes what to try."""
 
-    name: Literal["random", "grid", "tpe", "nsga2", "bohb"] = "tpe"
+    name: Literal["random", "grid", "evolution", "tpe", "nsga2", "bohb"] = "tpe"
     options: dict[str, Any] = Field(default={})
 
 
@@ -117,8 +117,8 @@ class SweepConfig(Strict):
             raise ValueError(f"schedule: {schedule} ranks trials by one objective: use schedule.name none for several")
         if search == "bohb" and schedule != "hyperband":
             raise ValueError("search: bohb learns from HyperBand's rungs: set schedule.name to hyperband")
-        if search == "bohb" and len(self.objectives) > 1:
-            raise ValueError("search: bohb takes one objective: use nsga2 or tpe for several")
+        if search in ("bohb", "evolution") and len(self.objectives) > 1:
+            raise ValueError(f"search: {search} takes one objective: use nsga2 or tpe for several")
         try:
             space = self.make_space()
         except UserError as error:

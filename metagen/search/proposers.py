@@ -1,4 +1,4 @@
-"""Who proposes what to try: at random, over a grid, by a model. Each is rebuilt from what the ledger holds."""
+"""Who proposes what to try: at random, over a grid, by evolution, by a model. Each is rebuilt from the ledger."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from metagen.registry import find, options_of
 from metagen.search.config import SweepConfig
+from metagen.search.evolution import Evolution
 from metagen.search.ledger import Progress, Tried
 from metagen.search.models import Bohb, Nsga2, Tpe
 from metagen.search.space import Assignment, Space
@@ -71,7 +72,14 @@ class Grid(Random):
         return next(itertools.islice(self.space.grid(), attempt, None), None)
 
 
-PROPOSERS: dict[str, Any] = {"random": Random, "grid": Grid, "tpe": Tpe, "nsga2": Nsga2, "bohb": Bohb}
+PROPOSERS: dict[str, Any] = {
+    "random": Random,
+    "grid": Grid,
+    "evolution": Evolution,
+    "tpe": Tpe,
+    "nsga2": Nsga2,
+    "bohb": Bohb,
+}
 
 
 def proposer_of(sweep: SweepConfig, space: Space) -> Proposer:

@@ -6,9 +6,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
 import pytest
 
 from metagen.errors import UserError
+from metagen.search.evolution import changed
 from metagen.search.ledger import Ledger, Progress
 from metagen.search.models import Optuna, optional
 from metagen.search.proposers import proposer_of
@@ -84,8 +86,11 @@ def test_a_recalled_study_knows_what_the_first_was_told(
     assert second.propose(7) is not None
 
 
-@pytest.mark.parametrize("search", [{"name": "tpe", "options": {"startup": 5}}, {"name": "bohb"}])
-def test_a_model_finds_the_bottom_of_a_bowl_also_after_a_break(
+@pytest.mark.parametrize(
+    "search",
+    [{"name": "tpe", "options": {"startup": 5}}, {"name": "bohb"}, {"name": "evolution", "options": {"startup": 5}}],
+)
+def test_a_searcher_finds_the_bottom_of_a_bowl_also_after_a_break(
     tiny_sweep: Any, tmp_path: Path, search: dict[str, Any]
 ) -> None:
     sweep = tiny_sweep(search=search, schedule={"name": "hyperband"}, space=OUTER)
@@ -99,6 +104,43 @@ def test_a_model_finds_the_bottom_of_a_bowl_also_after_a_break(
     assert median(late) < 0.5 * at_random
 
 
+def test_evolution_proposes_the_same_after_a_break_and_nothing_twice(tiny_sweep: Any, tmp_path: Path) -> None:
+    space = {"levels": {"range": [1, 3]}, "width": {"range": [1, 6]}}
+    sweep = tiny_sweep(search={"name": "evolution", "options": {"startup": 3, "sample": 4}}, space=space)
+    ledger = Ledger(tmp_path)
+    ledger.write("session", pid=1, host="here")
+    first = _drive(sweep, ledger, lambda a: abs(a["width"] - 4) + abs(a["levels"] - 2), 12)
+    second = proposer_of(sweep, sweep.make_space())
+    second.recall(ledger.read()[0])
+    assert [first.propose(attempt) for attempt in (12, 13)] == [second.propose(attempt) for attempt in (12, 13)]
+    tried = [json.dumps(trial.assignment) for trial in ledger.read()[0].trials.values()]
+    assert len(set(tried)) == 12
+    assert json.dumps({"levels": 2, "width": 4}) in tried
+
+
+def test_what_evolution_changes_is_in_the_space(tiny_sweep: Any) -> None:
+    space = tiny_sweep(
+        space={
+            "levels": {"range": [1, 3]},
+            "generator.options.kind": {"choice": [[1, 2], "none"], "when": {"levels": 2}},
+            "width": {"range": [24, 96], "step": 8},
+            "ema": {"uniform": [0.0, 0.9]},
+            "phases.0.outer.learning_rate": {"loguniform": [0.001, 0.1]},
+        }
+    ).make_space()
+    rng = np.random.default_rng(0)
+    seen: dict[str, set[Any]] = {}
+    parent = space.draw(rng)
+    for _ in range(300):
+        child = changed(space, parent, rng)
+        space.check(child)
+        assert child != parent
+        for name, value in child.items():
+            seen.setdefault(name, set()).add(json.dumps(value))
+        parent = child
+    assert [len(seen[name]) for name in ("levels", "generator.options.kind", "width")] == [3, 2, 10]
+
+
 def test_a_library_that_is_missing_is_named_with_the_command_that_installs_it() -> None:
     with pytest.raises(UserError, match=r"search x needs no_such_library .*pip install 'metagen\[sweep\]'"):
         optional("no_such_library", "search x")
@@ -109,6 +151,7 @@ def test_a_library_that_is_missing_is_named_with_the_command_that_installs_it() 
     [
         {"search": {"name": "random"}},
         {"search": {"name": "tpe"}},
+        {"search": {"name": "evolution"}},
         {"search": {"name": "nsga2"}, "objectives": ["loss", "parameters"], "schedule": {"name": "none"}},
         {"search": {"name": "bohb"}, "schedule": {"name": "hyperband"}},
     ],
