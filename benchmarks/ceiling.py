@@ -4,18 +4,19 @@
 
 Fake actors are coroutines in two processes: each waits as long as the work would take, then sends a vector of the size
 asked for through Ray's object store. The pool, the buffer and the learner are those of a run (mode async, muon, fp32),
-and the learner is held to one core. Everything of the model is measured by itself, without looking at the results of
-the runs that it is compared with:
+and the learner is held to one core. At its limits the model says
 
     X(N) ~ min(N / (t + o), 1 / s, 1 / c)
 
-with N actors (of which no more work than there are pieces under way), ``t`` seconds of work, ``o`` seconds more from
-handing out to taking (one actor alone), ``s`` seconds a result that the senders need, and ``c`` seconds of its core
-that a result costs the learner. That is the limit for few and for many actors; between them mean value analysis of a
-closed network says how results wait for one another (Reiser & Lavenberg 1980, "Mean-value analysis of closed
-multichain queuing networks", J. ACM 27). With few cores the senders are the limit. So it is also measured what the
-learner's core alone takes: a step is timed once all results that are under way lie in the object store. Writes
-results/ceiling.json and docs/images/ceiling.png.
+with N actors, ``t`` seconds of work, ``o`` seconds more from handing out to taking, ``s`` seconds a result that senders
+and Ray need on their core, and ``c`` seconds of its core that a result costs the learner. Between them results wait for
+one another, and what they cost depends on how many there are. So all that is not work is measured by itself, without
+looking at the runs that are to be predicted: with work that takes no time, for each number of pieces under way. It then
+stands for one server whose rate depends on how many are there, beside actors that work for ``t`` (flow equivalence:
+Chandy, Herzog & Woo 1975, "Parametric analysis of queuing networks", IBM J. Res. Dev. 19).
+
+With few cores the senders are the limit. So it is also measured what the learner's core alone takes: a step is timed
+once all results that are under way lie in the object store. Writes results/ceiling.json and docs/images/ceiling.png.
 """
 
 from __future__ import annotations
@@ -173,33 +174,22 @@ def drained(learner: Learner, pool: WaitingPool, steps: int = 8) -> float:
     return steps * learner.config.phases[0].items / taken
 
 
-def bounds(config: RunConfig) -> tuple[float, float, float]:
-    """Seconds a result that the senders need, and seconds of its core that one costs the learner: work that takes no
-    time, once without a learner and once with it; and results a second that the learner's core takes by itself."""
+def without_work(config: RunConfig, counts: list[int]) -> tuple[list[dict[str, float]], float]:
+    """What there is beside work: a run for each number of actors whose work takes no time, and results a second that
+    the learner's core takes by itself."""
     learner = new_learner(config)
     hosts = [Host.remote(learner.layout.size, 0.0) for _ in range(HOSTS)]  # type: ignore[attr-defined]
     ray.get([host.prepare.remote([]) for host in hosts])
+    rows = []
     try:
-        sending = sending_seconds(hosts, learner)
-        cost = measured(learner, pool_on(hosts, config, cap(config)), 4.0)["learner_ms_per_result"] / 1e3
-        return sending, cost, drained(new_learner(config), pool_on(hosts, config, cap(config)))
+        for count in counts:
+            pool = pool_on(hosts, config, count)
+            rows.append({"actors": count, **measured(new_learner(config), pool, 3.0)})
+            pool.close()
+        return rows, drained(learner, pool_on(hosts, config, cap(config)))
     finally:
         for host in hosts:
             ray.kill(host)
-
-
-def sending_seconds(hosts: list[Any], learner: Learner, seconds: float = 3.0) -> float:
-    """Seconds a result that all hosts together need: as many pieces under way as in a run, nobody takes the results."""
-    snapshot = learner.snapshot()
-    order = Order(work.item(learner.config, 0, 0, 0), 0, snapshot.policy).written()
-    theta, count, begun = ray.put(snapshot.theta), 0, time.perf_counter()
-    under_way = [hosts[i % HOSTS].run.remote(theta, order) for i in range(cap(learner.config))]
-    while (elapsed := time.perf_counter() - begun) < seconds:
-        # Many at once: the senders are to be the limit, not who waits for them.
-        done, under_way = ray.wait(under_way, num_returns=HOSTS * 8, fetch_local=False)
-        count += len(done)
-        under_way += [hosts[i % HOSTS].run.remote(theta, order) for i in range(len(done))]
-    return elapsed / count
 
 
 def pin(cores: set[int]) -> None:
@@ -214,18 +204,16 @@ def sized(megabytes: float, actors: list[int], seconds: float) -> dict[str, Any]
     config = configured(megabytes)
     size = new_learner(config).layout.size
     t = 0.02 if megabytes < 10 else 0.2
-    sending, cost, alone = bounds(config)
-    print(megabytes, f"senders {1 / sending:.0f}, the learner's core {1 / cost:.0f}, by itself {alone:.0f}", flush=True)
+    idle, alone = without_work(config, actors)
+    rates = [row["results_per_second"] for row in idle]
+    print(megabytes, "without work", [round(rate) for rate in rates], f"learner's core alone {alone:.0f}", flush=True)
     hosts = [Host.remote(size, t) for _ in range(HOSTS)]  # type: ignore[attr-defined]
-    rows, overhead = [], None
-    for count in [1, *(n for n in actors if n > 1)]:
+    rows = []
+    for count in actors:
         pool = pool_on(hosts, config, count)
         row: dict[str, Any] = {"actors": count, **measured(new_learner(config), pool, seconds)}
         pool.close()
-        if overhead is None:  # what one actor alone shows; all others are then predicted
-            overhead = 1 / row["results_per_second"] - t - sending - cost
-        # A step's results wait until it is full, so that half of one is not under way on average.
-        row["predicted"] = throughput(min(count, cap(config) - ITEMS[megabytes] // 2), t + overhead, (sending, cost))
+        row["predicted"] = throughput(min(count, cap(config)), t, actors, rates)
         row["error"] = row["results_per_second"] / row["predicted"] - 1
         rows.append(row)
         print(megabytes, {key: round(value, 3) for key, value in row.items()}, flush=True)
@@ -236,22 +224,24 @@ def sized(megabytes: float, actors: list[int], seconds: float) -> dict[str, Any]
         "parameters": size,
         "items": ITEMS[megabytes],
         "work_seconds": t,
-        "overhead_seconds": overhead,
-        "sending_seconds": sending,
-        "learner_seconds": cost,
+        "learner_seconds": idle[-1]["learner_ms_per_result"] / 1e3,
         "drained_per_second": alone,
+        "without_work": idle,
         "rows": rows,
     }
 
 
-def throughput(customers: int, think: float, services: tuple[float, ...]) -> float:
-    """Results a second of a closed network: ``customers`` that wait ``think`` seconds, then queue at each service."""
-    queues, rate = [0.0] * len(services), 0.0
-    for count in range(1, customers + 1):
-        times = [service * (1 + queue) for service, queue in zip(services, queues, strict=True)]
-        rate = count / (think + sum(times))
-        queues = [rate * each for each in times]
-    return rate
+def throughput(actors: int, work: float, counts: list[int], rates: list[float]) -> float:
+    """Results a second of ``actors`` that work for ``work`` seconds and then queue at one server.
+
+    The server's rate with as many waiting as ``counts`` says is that of ``rates``, and between them on a line. The
+    chance of k waiting is that of a birth and death process: births at (actors - k) / work, deaths at the rate for k.
+    """
+    served = np.interp(np.arange(1, actors + 1), counts, rates)
+    births = (actors - np.arange(actors)) / work
+    logs = np.concatenate([[0.0], np.cumsum(np.log(births) - np.log(served))])
+    chances = np.exp(logs - logs.max())
+    return float((chances[1:] * served).sum() / chances.sum())
 
 
 def plot(found: dict[str, Any]) -> None:
@@ -278,6 +268,7 @@ def main() -> None:
     one_thread()
     matplotlib.use("Agg")
     cores = sorted(os.sched_getaffinity(0))
+    actors = sorted({1, *options.actors})
     others = set(cores[1:]) or set(cores)
     os.sched_setaffinity(0, others)  # Ray's own processes and the fake actors inherit it
     ray.init(
@@ -289,7 +280,7 @@ def main() -> None:
     )
     pin({cores[0]})
     try:
-        found = {f"{size:g}": sized(size, options.actors, options.seconds) for size in options.megabytes}
+        found = {f"{size:g}": sized(size, actors, options.seconds) for size in options.megabytes}
     finally:
         stop_ray()
     settings = {"hosts": HOSTS, "learner_cores": 1}

@@ -33,6 +33,7 @@ import numpy as np
 from environment import write
 from training import seconds, trained
 
+from launch.sweeps.folder import load_sweep
 from metagen import tasks
 from metagen.bootstrap import interval
 from metagen.checkpoint import load_checkpoint
@@ -40,6 +41,7 @@ from metagen.config import RunConfig
 from metagen.evaluate import Bench, choose_classes, method_of
 from metagen.pool import Crew, available_cores, one_thread
 from metagen.processes import executor
+from metagen.search.config import SweepConfig
 from metagen.search.ledger import Ledger, Progress
 from metagen.search.limits import whole
 
@@ -92,14 +94,18 @@ def instant(config: dict[str, Any], sweep: dict[str, Any], folder: str, images: 
     )
 
 
+def costless(trials: int) -> SweepConfig:
+    """The laptop's sweep, of as many trials of one judgement."""
+    changes = [f"trials={trials}", "steps=20", "every=20", "budget=null", "search.options={startup: 20}"]
+    return load_sweep("sweep-laptop", changes)
+
+
 def drive(folder: Path, trials: int) -> None:
     """What the process does that is to be killed: run or go on with the synthetic sweep."""
     from cluster.connect import start_ray, stop_ray
     from cluster.sweep import run_sweep
-    from launch.sweeps.folder import load_sweep
 
-    changes = [f"trials={trials}", "steps=20", "every=20", "budget=null", "search.options={startup: 20}"]
-    sweep = load_sweep("sweep-laptop", changes)
+    sweep = costless(trials)
     start_ray(None, [Crew(1, 1)])
     run_sweep(sweep, folder, [], instant)
     stop_ray()
@@ -129,7 +135,10 @@ def synthetic(work: Path, trials: int) -> None:
     second = time.monotonic() - begun
     progress, _ = ledger.read()
     ran = Counter(int(line) for line in (folder / "ran").read_text().split())
+    sweep = costless(trials)
     figures = {
+        "search": sweep.search.name,
+        "schedule": sweep.schedule.name,
         "trials": trials,
         "complete": sum(trial.status == "complete" for trial in progress.trials.values()),
         "killed_at": len(complete),
@@ -183,8 +192,6 @@ def trainings(source: str | RunConfig, run: Path) -> list[Path]:
 
 
 def search(work: Path, seeds: int, budget: float, count: int) -> None:
-    from launch.sweeps.folder import load_sweep
-
     sweep = load_sweep("sweep-laptop", ())
     handmade = whole(sweep, sweep.make_space(), sweep.first[0])
     runs = {"handmade": trainings(handmade, work / "handmade")}

@@ -19,7 +19,8 @@ FIXED_OUTER = ("steps", "estimator", "items", "optimizer")
 class SearchConfig(Strict):
     """Who proposes what to try."""
 
-    name: Literal["random", "grid", "evolution", "tpe", "nsga2", "bohb"] = "tpe"
+    name: Literal["random", "grid", "evolution", "tpe", "nsga2", "bohb"] = "evolution"
+    """Where no name is given: ``evolution`` for one objective, ``tpe`` for several."""
     options: dict[str, Any] = Field(default={})
 
 
@@ -103,6 +104,14 @@ class SweepConfig(Strict):
     """Whether a trial's weights begin as those of the best trial so far, where their slices match."""
     budget: float | None = Field(None, gt=0)
     """Seconds that the sweep may take, all sessions together."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _search_by_objectives(cls, values: Any) -> Any:
+        search, objectives = values.get("search") or {}, values.get("objectives") or ()
+        if isinstance(search, dict) and "name" not in search and len(objectives) > 1:
+            return {**values, "search": {**search, "name": "tpe"}}
+        return values
 
     @model_validator(mode="after")
     def _fits_together(self) -> SweepConfig:

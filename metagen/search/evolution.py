@@ -8,6 +8,7 @@ import math
 import numpy as np
 from pydantic import Field
 
+from metagen.errors import UserError
 from metagen.search.config import SweepConfig
 from metagen.search.ledger import Progress, Tried
 from metagen.search.space import Assignment, Domain, Space, Value
@@ -19,7 +20,7 @@ REACH = 0.15
 AGAIN = 0.5
 """Chance that another parameter changes too, and after it another: a wider network may have to be less deep."""
 ATTEMPTS = 100
-"""Children drawn to find one that was not tried."""
+"""Children drawn to find a run that was not tried."""
 
 
 class EvolutionOptions(Strict):
@@ -51,7 +52,7 @@ class Evolution:
     def propose(self, attempt: int) -> Assignment | None:
         rng = numpy_generator(self.sweep.seed, "evolution", attempt)
         self.proposed = self.sweep.given(attempt) or self._new(rng)
-        self.tried.add(_key(self.proposed))
+        self.tried.add(self._key(self.proposed))
         return self.proposed
 
     def _new(self, rng: np.random.Generator) -> Assignment:
@@ -59,7 +60,7 @@ class Evolution:
         for _ in range(ATTEMPTS):
             early = self.trials < self.options.startup or not self.whole
             child = self.space.draw(rng) if early else self._child(rng)
-            if _key(child) not in self.tried:
+            if self._key(child) not in self.tried:
                 break
         return child
 
@@ -83,14 +84,17 @@ class Evolution:
 
     def recall(self, progress: Progress) -> None:
         self.trials = len(progress.trials)
-        self.tried |= {_key(assignment) for _, assignment, _ in progress.refusals}
+        self.tried |= {self._key(assignment) for _, assignment, _ in progress.refusals}
         for trial in progress.trials.values():
-            self.tried.add(_key(trial.assignment))
+            self.tried.add(self._key(trial.assignment))
             self.end(trial)
 
-
-def _key(assignment: Assignment) -> str:
-    return json.dumps(assignment, sort_keys=True)
+    def _key(self, assignment: Assignment) -> str:
+        """The run that it stands for: several assignments may, as with attention at no level that there is."""
+        try:
+            return self.space.config(assignment).model_dump_json()
+        except UserError:  # there is no such run; whoever asked for a proposal will refuse it
+            return json.dumps(assignment, sort_keys=True)
 
 
 def changed(space: Space, parent: Assignment, rng: np.random.Generator) -> Assignment:

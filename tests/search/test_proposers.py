@@ -105,17 +105,26 @@ def test_a_searcher_finds_the_bottom_of_a_bowl_also_after_a_break(
 
 
 def test_evolution_proposes_the_same_after_a_break_and_nothing_twice(tiny_sweep: Any, tmp_path: Path) -> None:
-    space = {"levels": {"range": [1, 3]}, "width": {"range": [1, 6]}}
+    space = {"levels": {"range": [1, 3]}, "width": {"range": [8, 48], "step": 8}}
     sweep = tiny_sweep(search={"name": "evolution", "options": {"startup": 3, "sample": 4}}, space=space)
     ledger = Ledger(tmp_path)
     ledger.write("session", pid=1, host="here")
-    first = _drive(sweep, ledger, lambda a: abs(a["width"] - 4) + abs(a["levels"] - 2), 12)
+    first = _drive(sweep, ledger, lambda a: abs(a["width"] / 8 - 4) + abs(a["levels"] - 2), 12)
     second = proposer_of(sweep, sweep.make_space())
     second.recall(ledger.read()[0])
     assert [first.propose(attempt) for attempt in (12, 13)] == [second.propose(attempt) for attempt in (12, 13)]
     tried = [json.dumps(trial.assignment) for trial in ledger.read()[0].trials.values()]
     assert len(set(tried)) == 12
-    assert json.dumps({"levels": 2, "width": 4}) in tried
+    assert json.dumps({"levels": 2, "width": 32}) in tried
+
+
+def test_evolution_tries_no_run_twice_under_two_names(tiny_sweep: Any, tmp_path: Path) -> None:
+    space = {"levels": {"choice": [1]}, "width": {"range": [8, 16], "step": 8}, "growth": {"choice": [1.0, 1.5, 2.0]}}
+    sweep = tiny_sweep(search={"name": "evolution", "options": {"startup": 1}}, space=space)
+    ledger = Ledger(tmp_path)
+    ledger.write("session", pid=1, host="here")
+    _drive(sweep, ledger, lambda a: 1.0, 2)
+    assert {trial.assignment["width"] for trial in ledger.read()[0].trials.values()} == {8, 16}
 
 
 def test_what_evolution_changes_is_in_the_space(tiny_sweep: Any) -> None:

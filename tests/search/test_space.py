@@ -145,6 +145,10 @@ def test_a_space_that_makes_no_sense_is_one_line(tiny_sweep: Any, space: dict[st
     [
         ({"search": {"name": "nsga2"}, "schedule": {"name": "none"}}, "several objectives"),
         ({"objectives": ["loss", "flops"]}, "schedule.name none"),
+        (
+            {"objectives": ["loss", "flops"], "schedule": {"name": "none"}, "search": {"name": "evolution"}},
+            "evolution takes one objective: use nsga2 or tpe",
+        ),
         ({"search": {"name": "bohb"}}, "schedule.name to hyperband"),
         ({"schedule": {"name": "pbt"}}, "outer hyperparameters"),
         (
@@ -195,3 +199,10 @@ def test_an_assignment_changes_what_it_names_and_nothing_else(space: Space) -> N
     back = config.model_copy(update={"phases": space.base.with_steps(6).phases})
     assert config.phases[0].outer.learning_rate == 0.05
     assert back == RunConfig.parse(space.base.with_steps(6).model_dump(mode="json"))
+
+
+def test_several_objectives_are_searched_by_tpe_where_no_searcher_is_named(tiny_sweep: Any) -> None:
+    assert tiny_sweep().search.name == "evolution"
+    several = {"objectives": ["loss", "flops"], "schedule": {"name": "none"}}
+    sweep = tiny_sweep(**several, search={"options": {"startup": 3}})
+    assert (sweep.search.name, sweep.search.options) == ("tpe", {"startup": 3})
