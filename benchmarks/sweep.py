@@ -217,6 +217,7 @@ def search(work: Path, seeds: int, budget: float, count: int) -> None:
         "equal": sweep.equal,
         "training_seconds": fmean(one for each in took.values() for one in each),
         "adaptation_steps": STEPS,
+        "handmade": sweep.first[0],
         "test_classes": len(means["handmade"]),
         "seconds": took,
         "trainings": {name: [float(np.mean(row)) for row in rows] for name, rows in tables.items()},
