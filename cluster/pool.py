@@ -96,7 +96,7 @@ class RayPool:
         self._vectors: dict[Any, Any] = {}  # of those, references to meta-gradients that stay on their nodes
         self._keep = config.max_staleness + 1
         self._arrived: deque[WorkResult] = deque()
-        self._seconds: deque[float] = deque(maxlen=32)  # what pieces took of late
+        self._seconds: dict[int, deque[float]] = {}  # what pieces of each phase took of late
         self._published: _Published | None = None
         self._tended = 0.0
         self.wire, self._aggregate = config.wire, config.pool.aggregate
@@ -255,7 +255,7 @@ class RayPool:
             self._give(piece, min(others, key=lambda other: len(other.held)))
             return
         piece.done = True
-        self._seconds.append(result.seconds)
+        self._seconds.setdefault(piece.item.phase, deque(maxlen=32)).append(result.seconds)
         known = piece.node != ""  # made again, for its vector alone
         if vector is not None and result.sound and not result.probes:
             piece.vector, piece.node = vector, member.node
@@ -304,8 +304,7 @@ class RayPool:
         self._roster.tend()
         if not self.backup:
             return
-        usual = max(self.backup * median(self._seconds), SHORTEST_SLOW) if self._seconds else LONE_SECONDS
-        slow = [member for member in self._roster.able if member.held and now - member.since > usual]
+        slow = [member for member in self._roster.able if member.held and now - member.since > self._usual(member)]
         free = [member for member in self._roster.able if not member.held]
         for member in slow:
             for piece in member.held:
@@ -313,5 +312,10 @@ class RayPool:
                     self._roster.events["backups"] += 1
                     self._give(piece, free.pop())
             limit = FROZEN_SECONDS if member.held[0].done else LONE_SECONDS
-            if now - member.since > member.patience * max(limit, 10 * usual):
+            if now - member.since > member.patience * max(limit, 10 * self._usual(member)):
                 self._lose(member, frozen=True)
+
+    def _usual(self, member: Member) -> float:
+        """Seconds in which most actors have done what ``member`` is at. A piece of another phase is no measure."""
+        seconds = self._seconds.get(member.held[0].item.phase)
+        return max(self.backup * median(seconds), SHORTEST_SLOW) if seconds else LONE_SECONDS

@@ -5,7 +5,9 @@ import signal
 import socket
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -74,6 +76,16 @@ def test_every_item_comes_back_once_with_the_serial_pools_result(
         assert np.array_equal(results[expected.index].gradient, expected.gradient)
         assert np.array_equal(results[expected.index].policy_update, expected.policy_update)
         assert results[expected.index].metrics == expected.metrics
+
+
+def test_how_long_a_piece_may_take_is_told_by_those_of_its_phase(
+    pool: RayPool, learner_and_parts: tuple[Learner, work.Parts]
+) -> None:
+    learner, _ = learner_and_parts
+    items = work.plan(learner.config, 0, 0)
+    _work_through(pool, items, learner.snapshot())
+    short, other = (SimpleNamespace(held=[SimpleNamespace(item=replace(items[0], phase=phase))]) for phase in (0, 1))
+    assert pool._usual(short) < pool_module.LONE_SECONDS == pool._usual(other)  # type: ignore[arg-type]
 
 
 def test_a_result_that_nobody_works_on_is_a_bug(pool: RayPool) -> None:
