@@ -55,7 +55,10 @@ WIDTHS = {0.4: [24, 48], 4.0: [72, 136], 40.0: [224, 448]}
 """Networks whose parameters in float32 take about so many megabytes."""
 ITEMS = {0.4: 128, 4.0: 128, 40.0: 32}
 """Results a step: twice as many pieces may be under way, one for each of 256 actors; at 40 MB as many as fit into
-memory."""
+memory. No more than 32 for one or two actors, who would need a minute for a step."""
+FEW = 2
+WORK = {0.4: 0.1, 4.0: 0.1, 40.0: 0.2}
+"""Seconds of work: a piece of the quickstart takes a few tenths."""
 
 
 @ray.remote(num_cpus=0, max_concurrency=1000)
@@ -102,9 +105,10 @@ def pool_on(hosts: list[Any], config: RunConfig, actors: int) -> WaitingPool:
     return Pool(config, None, [Crew(actors, actors)])  # type: ignore[arg-type]  # nobody looks at the images
 
 
-def configured(megabytes: float) -> RunConfig:
-    """A long asynchronous run whose results take so much."""
-    phase = f"{{estimator: joint, steps: 1000000, items: {ITEMS[megabytes]}, tasks: 1}}"
+def configured(megabytes: float, actors: int) -> RunConfig:
+    """A long asynchronous run of so many actors whose results take so much."""
+    items = min(ITEMS[megabytes], 32) if actors <= FEW else ITEMS[megabytes]
+    phase = f"{{estimator: joint, steps: 1000000, items: {items}, tasks: 1}}"
     changes = ["mode=async", f"max_staleness={STALENESS}", f"phases=[{phase}]", "precision=fp32", "budget=null"]
     changes += ["policy={name: fixed}", f"generator.architecture.widths={WIDTHS[megabytes]}"]
     return load_config("quickstart", [*changes, "pool.backup=0", "pool.in_flight=1"], None, None)
@@ -174,22 +178,30 @@ def drained(learner: Learner, pool: WaitingPool, steps: int = 8) -> float:
     return steps * learner.config.phases[0].items / taken
 
 
-def without_work(config: RunConfig, counts: list[int]) -> tuple[list[dict[str, float]], float]:
+def without_work(megabytes: float, counts: list[int]) -> tuple[list[dict[str, float]], float]:
     """What there is beside work: a run for each number of actors whose work takes no time, and results a second that
     the learner's core takes by itself."""
+    config = configured(megabytes, max(counts))
     learner = new_learner(config)
     hosts = [Host.remote(learner.layout.size, 0.0) for _ in range(HOSTS)]  # type: ignore[attr-defined]
     ray.get([host.prepare.remote([]) for host in hosts])
     rows = []
     try:
         for count in counts:
-            pool = pool_on(hosts, config, count)
-            rows.append({"actors": count, **measured(new_learner(config), pool, 3.0)})
-            pool.close()
+            rows.append({"actors": count, **run_of(configured(megabytes, count), hosts, count, 3.0)})
         return rows, drained(learner, pool_on(hosts, config, cap(config)))
     finally:
         for host in hosts:
             ray.kill(host)
+
+
+def run_of(config: RunConfig, hosts: list[Any], actors: int, seconds: float) -> dict[str, float]:
+    """What is measured of a run of so many actors on ``hosts``."""
+    pool = pool_on(hosts, config, actors)
+    try:
+        return measured(new_learner(config), pool, seconds)
+    finally:
+        pool.close()
 
 
 def pin(cores: set[int]) -> None:
@@ -201,18 +213,15 @@ def pin(cores: set[int]) -> None:
 
 def sized(megabytes: float, actors: list[int], seconds: float) -> dict[str, Any]:
     """All numbers of actors at one size of results."""
-    config = configured(megabytes)
-    size = new_learner(config).layout.size
-    t = 0.02 if megabytes < 10 else 0.2
-    idle, alone = without_work(config, actors)
+    size, t = new_learner(configured(megabytes, 1)).layout.size, WORK[megabytes]
+    idle, alone = without_work(megabytes, actors)
     rates = [row["results_per_second"] for row in idle]
     print(megabytes, "without work", [round(rate) for rate in rates], f"learner's core alone {alone:.0f}", flush=True)
     hosts = [Host.remote(size, t) for _ in range(HOSTS)]  # type: ignore[attr-defined]
     rows = []
     for count in actors:
-        pool = pool_on(hosts, config, count)
-        row: dict[str, Any] = {"actors": count, **measured(new_learner(config), pool, seconds)}
-        pool.close()
+        config = configured(megabytes, count)
+        row: dict[str, Any] = {"actors": count, **run_of(config, hosts, count, seconds)}
         row["predicted"] = throughput(min(count, cap(config)), t, actors, rates)
         row["error"] = row["results_per_second"] / row["predicted"] - 1
         rows.append(row)
