@@ -128,3 +128,39 @@ def test_global_generators_are_not_seeded_or_drawn_from() -> None:
                 random_tensor = name in ("torch.rand", "torch.randn", "torch.randint", "torch.randperm")
                 assert not random_tensor or any(k.arg == "generator" for k in node.keywords), f"{path}:{node.lineno}"
     assert found == [("work.py", "torch.manual_seed")]
+
+
+BENCHMARKS = sorted((ROOT / "benchmarks").glob("*.py"))
+
+
+def _defined(path: Path) -> set[str]:
+    """Names that a file defines or imports at its top."""
+    names: set[str] = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            names |= {(alias.asname or alias.name).partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names |= {name.id for target in targets for name in ast.walk(target) if isinstance(name, ast.Name)}
+    return names
+
+
+def _source(module: str) -> Path | None:
+    """The file of a module of ours, also of a benchmark."""
+    path = ROOT / module.replace(".", "/")
+    for candidate in (ROOT / "benchmarks" / f"{module}.py", path.with_suffix(".py"), path / "__init__.py"):
+        if candidate.is_file():
+            return candidate
+    return None
+
+
+@pytest.mark.parametrize("path", BENCHMARKS, ids=lambda path: path.stem)
+def test_what_a_benchmark_imports_of_ours_is_there(path: Path) -> None:
+    """They run for hours and by hand, so nothing else would say."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and (source := _source(node.module)):
+            known = _defined(source)
+            missing = [a.name for a in node.names if a.name not in known and not _source(f"{node.module}.{a.name}")]
+            assert not missing, f"{path.name}: {source.name} has no {', '.join(missing)}"
