@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
@@ -304,7 +304,9 @@ class RayPool:
         self._roster.tend()
         if not self.backup:
             return
-        slow = [member for member in self._roster.able if member.held and now - member.since > self._usual(member)]
+        usual = self._usual()
+        busy = [member for member in self._roster.able if member.held]
+        slow = [member for member in busy if now - member.since > usual[member.held[0].item.phase]]
         free = [member for member in self._roster.able if not member.held]
         for member in slow:
             for piece in member.held:
@@ -312,10 +314,10 @@ class RayPool:
                     self._roster.events["backups"] += 1
                     self._give(piece, free.pop())
             limit = FROZEN_SECONDS if member.held[0].done else LONE_SECONDS
-            if now - member.since > member.patience * max(limit, 10 * self._usual(member)):
+            if now - member.since > member.patience * max(limit, 10 * usual[member.held[0].item.phase]):
                 self._lose(member, frozen=True)
 
-    def _usual(self, member: Member) -> float:
-        """Seconds in which most actors have done what ``member`` is at. A piece of another phase is no measure."""
-        seconds = self._seconds.get(member.held[0].item.phase)
-        return max(self.backup * median(seconds), SHORTEST_SLOW) if seconds else LONE_SECONDS
+    def _usual(self) -> Mapping[int, float]:
+        """Seconds in which most actors have done a piece, by its phase: one of another phase is no measure."""
+        known = {phase: max(self.backup * median(times), SHORTEST_SLOW) for phase, times in self._seconds.items()}
+        return defaultdict(lambda: LONE_SECONDS, known)

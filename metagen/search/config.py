@@ -108,10 +108,11 @@ class SweepConfig(Strict):
     @model_validator(mode="before")
     @classmethod
     def _search_by_objectives(cls, values: Any) -> Any:
-        search, objectives = values.get("search") or {}, values.get("objectives") or ()
-        if isinstance(search, dict) and "name" not in search and len(objectives) > 1:
+        search, objectives = values.get("search", {}), values.get("objectives")
+        several = isinstance(objectives, list | tuple) and len(objectives) > 1
+        if several and isinstance(search, dict) and "name" not in search:
             return {**values, "search": {**search, "name": "tpe"}}
-        return values
+        return values  # what is of a wrong type is for the fields to say
 
     @model_validator(mode="after")
     def _fits_together(self) -> SweepConfig:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from typing import Any
 
 import numpy as np
 from pydantic import Field
@@ -44,22 +45,21 @@ class Evolution:
 
     def __init__(self, sweep: SweepConfig, space: Space, options: EvolutionOptions) -> None:
         self.sweep, self.space, self.options = sweep, space, options
-        self.proposed: Assignment = {}
         self.trials = 0
         self.tried: set[str] = set()
         self.whole: list[tuple[int, float, Assignment]] = []
 
     def propose(self, attempt: int) -> Assignment | None:
         rng = numpy_generator(self.sweep.seed, "evolution", attempt)
-        self.proposed = self.sweep.given(attempt) or self._new(rng)
-        self.tried.add(self._key(self.proposed))
-        return self.proposed
+        proposed = self.sweep.given(attempt) or self._new(rng)
+        self.tried.add(self._key(proposed))
+        return proposed
 
     def _new(self, rng: np.random.Generator) -> Assignment:
+        draw = self.space.draw if self.trials < self.options.startup or not self.whole else self._child
         child: Assignment = {}
         for _ in range(ATTEMPTS):
-            early = self.trials < self.options.startup or not self.whole
-            child = self.space.draw(rng) if early else self._child(rng)
+            child = draw(rng)
             if self._key(child) not in self.tried:
                 break
         return child
@@ -75,7 +75,7 @@ class Evolution:
 
     def refuse(self) -> None: ...
 
-    def judge(self, number: int, result: dict[str, float]) -> None: ...
+    def judge(self, number: int, result: dict[str, Any]) -> None: ...
 
     def end(self, trial: Tried) -> None:
         loss = trial.objective(self.sweep.objectives[0])
@@ -120,7 +120,7 @@ def near(domain: Domain, value: Value, rng: np.random.Generator) -> Value:
     low, high = np.log(domain.ends) if log else domain.ends
     moved = (np.log(value) if log else value) + rng.normal() * REACH * (high - low)
     # What would lie outside is mirrored at the end that it passed.
-    moved = float(np.clip(low + abs(moved - low) if moved < low else high - abs(high - moved), low, high))
+    moved = low + abs(moved - low) if moved < low else high - abs(high - moved)
     if domain.finite is None:
         return float(np.clip(np.exp(moved) if log else moved, *domain.ends))
     return min((number for number in domain.finite if number != value), key=lambda number: abs(number - moved))

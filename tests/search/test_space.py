@@ -161,6 +161,8 @@ def test_a_space_that_makes_no_sense_is_one_line(tiny_sweep: Any, space: dict[st
         ),
         ({"every": 7}, "more than the trial's 6 steps"),
         ({"objectives": []}, "at least one"),
+        ({"objectives": 5}, "objectives: input should be a valid tuple"),
+        ({"search": None}, "search: input should be"),
         ({"search": {"name": "tpee"}}, "tpe"),
         ({"first": [{}]}, "first.0.generator.architecture.patch: has no value"),
         ({"first": [{"level": 1}]}, "first.0.level: not in the space; did you mean 'levels'"),
