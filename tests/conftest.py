@@ -10,7 +10,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ import yaml
 from hypothesis import settings
 from torch import Tensor, nn
 
+import cluster  # noqa: F401  # it sets what Ray reads when it is imported, which files of tests may do first
 from metagen import work
 from metagen.adapt import Problem
 from metagen.config import RunConfig
@@ -238,7 +238,6 @@ def assert_same_state() -> Callable[[MetaState, MetaState], None]:
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
     """One local Ray for all tests marked ``ray``."""
-    import_module("cluster")  # it sets what Ray reads when it is imported
     import ray
 
     with pytest.MonkeyPatch.context() as patch:
