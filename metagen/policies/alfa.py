@@ -31,7 +31,8 @@ CLOCK = 10.0
 
 class AlfaOptions(LearnedStepsOptions):
     start_novelty: float = 0.3
-    """Where the weight of the task's novelty starts, in nats a standard deviation; of use with categories."""
+    """Where the weight of the task's novelty starts, in nats a standard deviation above what is usual; of use with
+    categories."""
     hidden: int = Field(16, ge=1)
     """Width of the hidden layer."""
 

@@ -31,6 +31,9 @@ DIGITS = 4
 
 NOVELTY_DEVIATION = 0.3
 """How far the root mean square of a standardised embedding differs between tasks of the packaged set, about 1."""
+USUAL, MOST_NOVEL = 1.0, 3.0
+"""Between which novelties policies tell tasks apart: up to the first a task looks like most of those of training, and
+what differs there says nothing of the step sizes that it needs; beyond the second it does not get any newer."""
 PLACE = MOST_CATEGORIES + 1
 """Numbers that a ``Place`` is as a feature."""
 
@@ -76,10 +79,11 @@ class Sorter:
 
 
 def as_features(place: Place | None) -> Tensor:
-    """``[PLACE]``: novelty, at most 3 either way, and 1 at the category; all 0 where tasks are not sorted."""
+    """``[PLACE]``: how far the novelty lies above what is usual, at most 2, and 1 at the category; all 0 where tasks
+    are not sorted."""
     found = torch.zeros(PLACE)
     if place is not None:
-        found[0] = min(max(place.novelty, -3.0), 3.0)
+        found[0] = min(max(place.novelty, USUAL), MOST_NOVEL) - USUAL
         found[1 + place.category] = 1
     return found
 

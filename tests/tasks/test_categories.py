@@ -117,9 +117,11 @@ def test_a_phase_with_balance_draws_by_it(planted: ImageSet, tiny_config: Any) -
 
 
 @given(st.integers(0, MOST_CATEGORIES - 1), st.floats(-9, 9))
-def test_as_a_feature_a_place_is_its_novelty_and_one_at_its_category(category: int, novelty: float) -> None:
+def test_as_a_feature_a_place_is_its_novelty_above_the_usual_and_one_at_its_category(
+    category: int, novelty: float
+) -> None:
     seen = as_features(Place(category, novelty))
-    assert float(seen[0]) == pytest.approx(min(max(novelty, -3), 3))
+    assert float(seen[0]) == pytest.approx(0 if novelty < 1 else 2 if novelty > 3 else novelty - 1, abs=1e-6)
     assert seen[1:].tolist() == [float(i == category) for i in range(MOST_CATEGORIES)]
     assert not as_features(None).any()
 
