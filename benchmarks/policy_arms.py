@@ -21,6 +21,9 @@ PPO = (
     "phases.0.estimator=ppo",
     "phases.0.options={query_at: {5: 1, 10: 1, 20: 1}, rollouts: 2, meta_gradient: false}",
     "phases.0.outer.policy_epochs=4",
+    # Rewards say less than slopes: twice the steps, and larger ones, until there is something to compare.
+    "phases.0.steps=32",
+    "phases.0.outer.policy_learning_rate=0.03",
 )
 SIZES = "{adam: 5e-5, sgd: 0.03, momentum: 0.003, sign: 1e-5, muon: 1e-4}"
 INVERTED = "[{source: pictograms}, {source: pictograms, polarity: invert, name: inverted, weight: 0.25}]"
@@ -28,7 +31,7 @@ AUGMENT = "{translate: 0.05, scale: 0.1, shear: 0.1, elastic: 0.02, stroke: 0.3}
 
 ARMS: dict[str, tuple[str, ...]] = {
     "recipe": (),
-    "steps": ("policy={name: learned-steps, options: {step_size: 5e-5, decay: 1.5, start_weight: 0.3}}",),
+    "steps": ("policy={name: learned-steps, options: {rule: sign, step_size: 8e-5, decay: 2.5, start_weight: 0.15}}",),
     "chosen sizes": (f"policy={{name: stochastic, options: {{step_sizes: {SIZES}, chooses: [size]}}}}", *PPO),
     "chosen rule": (f"policy={{name: stochastic, options: {{step_sizes: {SIZES}, chooses: [rule]}}}}", *PPO),
     "chosen rule and sizes": (f"policy={{name: stochastic, options: {{step_sizes: {SIZES}}}}}", *PPO),
@@ -36,6 +39,8 @@ ARMS: dict[str, tuple[str, ...]] = {
         "policy={name: learned-optimiser, options: {step_size: 5e-5}}",
         "phases.0.estimator=es",
         "phases.0.options={query_at: {5: 1, 10: 1, 20: 1}, sigma: 0, policy_sigma: 0.1, pairs: 1}",
+        "phases.0.steps=32",
+        "phases.0.outer.policy_learning_rate=0.01",
     ),
     "recipe with adam for longer": (
         "policy.options={rule: adam, step_size: 5e-5, decay: 1.5, horizon: 20, start_weight: 0.3, start_novelty: 0.3}",
