@@ -3,9 +3,10 @@
     python benchmarks/soak.py [--minutes 30] [--every 5]
 
 Trains a tiny network on two Ray actors (mode async) through metagen's own pool and loop, and kills one of the actors
-every few seconds with SIGKILL. Once a second it writes down the resident memory of this process (the driver and the
-learner) and what the object store holds, and fits lines to the second half. After the end it looks for actors,
-processes, open files and shared memory that are left. Writes results/soak.json and docs/images/soak.png.
+every few seconds with SIGKILL. Once a second it writes down the resident memory and the open files of this process (the
+driver and the learner) and what the object store holds, and fits lines to the second half. After the end it looks for
+actors, processes, open files and shared memory that are left: every start of Ray in a process leaves a few files open.
+Writes results/soak.json and docs/images/soak.png.
 """
 
 from __future__ import annotations
@@ -48,6 +49,11 @@ def actors() -> list[int]:
     return [one.pid for one in descendants([os.getpid()]) if one.is_actor]
 
 
+def open_files() -> float:
+    """Of this process."""
+    return float(len(os.listdir("/proc/self/fd")))
+
+
 def shared_memory() -> set[str]:
     return {path.name for path in Path("/dev/shm").iterdir()}
 
@@ -82,7 +88,7 @@ class Killer(threading.Thread):
 
 
 def slope(seconds: list[float], values: list[float]) -> float:
-    """Megabytes an hour, from the second half."""
+    """How much ``values`` grow in an hour, from the second half."""
     half = len(seconds) // 2
     return float(np.polyfit(seconds[half:], values[half:], 1)[0] * 3600)
 
@@ -94,14 +100,16 @@ def soak(minutes: float, every: float) -> dict[str, Any]:
     learner = Learner.of(parts)
     start_ray(None, [Crew(ACTORS, ACTORS)])
     pool = RayPool(config, parts.images, ACTORS)
-    killer, series = Killer(every), {"seconds": [0.0], "driver_mb": [resident()], "object_store_mb": [stored()]}
+    looks = {"driver_mb": resident, "object_store_mb": stored, "files": open_files}
+    killer, series = Killer(every), {"seconds": [0.0], **{name: [look()] for name, look in looks.items()}}
     killer.start()
     begun = time.monotonic()
     for _ in train(learner, pool):
         now = time.monotonic() - begun
         if now - series["seconds"][-1] >= 1.0:
-            for name, value in (("seconds", now), ("driver_mb", resident()), ("object_store_mb", stored())):
-                series[name].append(value)
+            series["seconds"].append(now)
+            for name, look in looks.items():
+                series[name].append(look())
         if now > minutes * 60:
             break
     killer.ended.set()
@@ -118,8 +126,7 @@ def soak(minutes: float, every: float) -> dict[str, Any]:
         "steps": learner.state.step,
         "events": dict(pool.events),
         "accepted": learner.state.counts["accepted"],
-        "driver_mb_per_hour": slope(series["seconds"], series["driver_mb"]),
-        "object_store_mb_per_hour": slope(series["seconds"], series["object_store_mb"]),
+        **{f"{name}_per_hour": slope(series["seconds"], series[name]) for name in looks},
         "actors_left": len(left),
         "series": {name: [round(value, 2) for value in values[::thin]] for name, values in series.items()},
     }
@@ -148,13 +155,13 @@ def main() -> None:
     options = parser.parse_args()
     one_thread()
     soak(0.2, every=3600)  # what is opened once in a process, by us and by Ray, is no leak
-    files, shared = len(os.listdir("/proc/self/fd")), shared_memory()
+    files, shared = open_files(), shared_memory()
     found = soak(options.minutes, options.every)
     deadline = time.monotonic() + 30
     while descendants([os.getpid()]) and time.monotonic() < deadline:
         time.sleep(0.2)
     found["processes_left"] = len(descendants([os.getpid()]))
-    found["files_left"] = len(os.listdir("/proc/self/fd")) - files
+    found["files_left"] = int(open_files() - files)
     found["shared_memory_left"] = len(shared_memory() - shared)
     path = write("soak", found)
     plot(found)
