@@ -76,6 +76,10 @@ def side_by_side(count: int) -> Iterator[Each]:
 def executor(count: int, begin: Callable[[], None] | None = None) -> Iterator[ProcessPoolExecutor]:
     """``count`` processes that end with this one, and call ``begin`` first; ``UserError`` if one of them dies."""
     pool = ProcessPoolExecutor(count, get_context("spawn"), _end_with_parent, (begin,))
+    # Started all at once by as many calls, and one more: the executor watches only those that there were when it last
+    # woke, which a call makes it do before it starts a process. Without, the death of the newest could go unseen.
+    for _ in range(count + 1):
+        pool.submit(os.getpid)
     try:
         yield pool
     except BrokenProcessPool:

@@ -20,7 +20,7 @@ from metagen.adapt import Problem
 from metagen.errors import UserError
 from metagen.evaluate import Bench, Method, choose_classes
 from metagen.makers import Adapted, galleries, made_by
-from metagen.processes import Each, Shared, side_by_side
+from metagen.processes import Each, Shared, executor, side_by_side
 from metagen.tasks import ImageSet
 
 # Other processes cannot import a test: what they are asked for are built-in functions.
@@ -98,6 +98,17 @@ def test_a_process_that_is_killed_is_one_line() -> None:
         side_by_side(2) as each,
     ):
         list(each(eval, [f"__import__('os').kill({PROCESS}, 9)"]))
+
+
+def test_the_death_of_any_process_is_noticed_while_the_others_work() -> None:
+    def lose_the_newest() -> None:
+        with executor(3) as pool:
+            for _ in range(2):
+                pool.submit(time.sleep, 1000)
+            pool.submit(eval, f"__import__('os').kill({PROCESS}, 9)").result(60)
+
+    with pytest.raises(UserError, match="one of 3 processes was killed"):
+        lose_the_newest()
 
 
 def test_processes_end_with_the_one_that_started_them(tmp_path: Path) -> None:
