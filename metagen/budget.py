@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 
@@ -16,8 +17,8 @@ from metagen.records import Snapshot, WorkResult
 
 OVERHEAD = 1.05
 """A step's time over that of its work and the learner's: waiting for the slowest, logs, checkpoints, pictures."""
-ROUNDS, ENOUGH = 4, 2.0
-"""Rehearsals of the first phase, and seconds of them after which there are no more."""
+ALIKE, APART, ENOUGH = 3, 1.1, 6.0
+"""The first phase is rehearsed until so many in a row are within this factor, or have taken so many seconds in all."""
 
 
 def fit(parts: work.Parts, pool: Pool, workers: int) -> RunConfig:
@@ -36,12 +37,9 @@ def fit(parts: work.Parts, pool: Pool, workers: int) -> RunConfig:
     snapshot = learner.snapshot()
     _, results = _rehearsed(parts, pool, first, workers, snapshot)  # the first time takes longer
     applying = _applying(learner, pool, results)
-    times: list[float] = []
-    while len(times) < ROUNDS and sum(times) < ENOUGH:
-        times.append(_rehearsed(parts, pool, first, workers, snapshot)[0])
-    # The mean and not the best: on a machine that others use too, a run has bad moments as well as good ones.
+    usual = _usual(lambda: _rehearsed(parts, pool, first, workers, snapshot)[0])
     others = (_rehearsed(parts, pool, number, workers, snapshot, half=True)[0] for number in rest)
-    turns = [sum(times) / len(times), *others]
+    turns = [usual, *others]
     seconds = sum(
         phase.steps * (math.ceil(phase.items / workers) * turn + applying) * OVERHEAD
         for phase, turn in zip(config.phases, turns, strict=True)
@@ -49,6 +47,21 @@ def fit(parts: work.Parts, pool: Pool, workers: int) -> RunConfig:
     if seconds <= config.budget:
         return config
     return config.with_steps(max(len(config.phases), int(config.steps * config.budget / seconds)))
+
+
+def _usual(seconds: Callable[[], float]) -> float:
+    """What ``seconds`` usually gives: the mean of its last few once these are alike, else of all there was time for.
+
+    Others on the machine may be busy for a moment: what was taken then does not count. If they come and go all the
+    time, no few are alike, and the run will have bad moments as well as good ones.
+    """
+    times: list[float] = []
+    while sum(times) < ENOUGH:
+        times.append(seconds())
+        last = times[-ALIKE:]
+        if len(last) == ALIKE and max(last) <= APART * min(last):
+            return sum(last) / ALIKE
+    return sum(times) / len(times)
 
 
 def _rehearsed(

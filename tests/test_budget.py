@@ -58,17 +58,27 @@ def test_a_run_that_fits_keeps_its_steps(parts: Any) -> None:
 def test_a_run_that_does_not_fit_keeps_the_shares_of_its_phases(
     parts: Any, paced: Any, workers: int, turns: list[int]
 ) -> None:
-    paced([[99.0, 10.0], [6.0]], applying=1.0)
+    paced([[99.0, 10.0], [6.0]], applying=1.0)  # one is more than enough
     whole = 60 * (turns[0] * 10.0 + 1.0) + 20 * (turns[1] * 6.0 + 1.0)
     config = _fit(parts(f"budget={whole / 2}"), workers)
     assert [phase.steps for phase in config.phases] == [30, 10]
 
 
-def test_the_first_rehearsal_does_not_count_and_the_mean_of_the_others_does(parts: Any, paced: Any) -> None:
-    for times, expected in (([9.0, 0.25, 0.25, 0.5, 0.5], 0.375), ([9.0, 3.5], 3.5)):  # until they are enough
-        paced([times, [0.0]])
-        config = _fit(parts(f"budget={60 * 2 * expected / 4}"))
-        assert config.phases[0].steps == 15
+@pytest.mark.parametrize(
+    ("times", "expected"),
+    [
+        ([0.25, 0.25, 0.25], 0.25),
+        ([1.0, 0.5, 0.25, 0.25, 0.25], 0.25),  # others were busy for a moment
+        ([1.0, 2.0] * 2, 1.5),  # and here all the time: six seconds are enough
+        ([7.0], 7.0),
+    ],
+)
+def test_the_first_rehearsal_does_not_count_and_those_after_it_do_once_they_are_alike(
+    parts: Any, paced: Any, times: list[float], expected: float
+) -> None:
+    paced([[9.0, *times], [0.0]])
+    config = _fit(parts(f"budget={60 * 2 * expected / 4}"))
+    assert config.phases[0].steps == 15
 
 
 def test_every_phase_keeps_a_step_however_small_the_budget(parts: Any) -> None:
