@@ -13,22 +13,28 @@ FETCHED = Path("fetched")
 """Where checkpoints from a store are copied to: their address below it, so that results come to lie beside them."""
 
 
+def checkpoint_path(word: str) -> Path:
+    """Where the checkpoint lies that a word stands for: a local path, a URL, which is copied here first, or
+    ``pretrained``."""
+    if is_packaged(word):
+        return FOLDER
+    if "://" not in word:
+        return Path(word)
+    from metagen.store import fetch
+
+    folder = fetch(word, FETCHED, lambda text: click.echo(text, err=True))
+    click.echo(f"{word} is in {folder}", err=True)
+    return folder
+
+
 class CheckpointPath(click.Path):
-    """A local path, the URL of a run or checkpoint in a store, which is copied here first, or ``pretrained``."""
+    """As ``checkpoint_path``."""
 
     def __init__(self) -> None:
         super().__init__(path_type=Path)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if is_packaged(value):
-            return FOLDER
-        if not (isinstance(value, str) and "://" in value):
-            return super().convert(value, param, ctx)
-        from metagen.store import fetch
-
-        folder = fetch(value, FETCHED, lambda text: click.echo(text, err=True))
-        click.echo(f"{value} is in {folder}", err=True)
-        return folder
+        return checkpoint_path(value) if isinstance(value, str) else super().convert(value, param, ctx)
 
 
 checkpoint_argument = click.argument("checkpoint", type=CheckpointPath())

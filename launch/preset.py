@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
+from launch.options import checkpoint_path
+from metagen.checkpoint import load_checkpoint
 from metagen.config import RunConfig
 from metagen.errors import UserError, nearest
 from metagen.values import override, read_yaml
@@ -18,9 +21,16 @@ def presets() -> dict[str, Path]:
 
 
 def load_config(
-    source: str, assignments: Sequence[str] = (), steps: int | None = None, seed: int | None = None
+    source: str,
+    assignments: Sequence[str] = (),
+    steps: int | None = None,
+    seed: int | None = None,
+    start_from: str | None = None,
 ) -> RunConfig:
-    """The config that a preset's name or a YAML file's path stands for, with changes applied."""
+    """The config that a preset's name or a YAML file's path stands for, with changes applied.
+
+    A preset that starts from a checkpoint takes over its generator, and the form of its images; a file says its own.
+    """
     path = Path(source)
     if path.suffix in (".yaml", ".yml"):
         values = read_yaml(path)
@@ -29,8 +39,23 @@ def load_config(
     else:
         raise UserError(f"unknown preset '{source}'{nearest(source, presets())} (or give a .yaml file)")
     values.setdefault("name", path.stem)
-    values = override(values, assignments)
+    if start_from is not None:
+        values["start_from"] = start_from
+    changed = override(values, assignments)
+    if source in presets() and changed.get("start_from"):
+        changed = override(values | _of_checkpoint(str(changed["start_from"]), values), assignments)
+    values = changed
     if seed is not None:
         values["seed"] = seed
     config = RunConfig.parse(values)
     return config if steps is None else config.with_steps(steps)
+
+
+def _of_checkpoint(word: str, values: dict[str, Any]) -> dict[str, Any]:
+    """What a preset of ``values`` takes over from the checkpoint that it starts from."""
+    config = load_checkpoint(checkpoint_path(word)).config
+    form = config.data.model_dump(mode="json", include={"image_size", "channels"})
+    return {
+        "generator": config.generator.model_dump(mode="json"),
+        "data": {**values.get("data", {}), **form},
+    }

@@ -162,6 +162,9 @@ class RunConfig(Strict):
     generator: GeneratorConfig = GeneratorConfig()
     policy: PolicyConfig = PolicyConfig()
     phases: tuple[PhaseConfig, ...] = (PhaseConfig(),)
+    start_from: str | None = None
+    """Checkpoint whose generator the run begins with: a run or checkpoint folder, its URL in a store, or
+    ``pretrained``; None for random weights. The policy goes along where both have the same one."""
     ema: float = Field(0.0, ge=0, lt=1)
     """Decay of the running mean of theta that evaluation uses; 0 evaluates theta itself."""
     budget: float | None = Field(None, gt=0)

@@ -75,6 +75,8 @@ class Plan:
     def config(self, seed: int) -> RunConfig:
         """The preset for one seed, with all of its steps, whatever time they take."""
         config = load_config(self.preset, self.assignments, None, seed)
+        if config.start_from is not None:
+            raise UserError("start_from: the rivals are trained from nothing, and so must this be: leave it out")
         return config.model_copy(update={"budget": None})
 
     def data(self, domain: str) -> DataConfig:

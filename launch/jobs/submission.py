@@ -16,13 +16,15 @@ from typing import Any
 from cluster.jobs import ENDED, Dashboard
 from launch.clusters.target import Target
 from launch.preset import load_config
+from launch.pretrained import is_packaged
+from metagen.checkpoint import load_checkpoint
 from metagen.config import RunConfig
 from metagen.errors import UserError
 
 RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 OWN_CLASS = re.compile(r"(\w+)(?:\.\w+)*:\w+")
 RETRY_SECONDS, GIVE_UP_SECONDS = 2.0, 900.0
-CONFIG = "run.yaml"
+CONFIG, START = "run.yaml", "start_from"
 
 
 def pack(words: Sequence[str], include: Sequence[Path], folder: Path) -> tuple[RunConfig, list[str]]:
@@ -41,12 +43,15 @@ def pack(words: Sequence[str], include: Sequence[Path], folder: Path) -> tuple[R
     for option in ("address", "run_dir", "dry_run"):
         if options[option]:
             raise UserError(f"--{option.replace('_', '-')} is decided by submit: drop it (--run names the run)")
-    config = load_config(options["source"], options["assignments"], options["steps"], options["seed"])
+    config = load_config(
+        options["source"], options["assignments"], options["steps"], options["seed"], options["start_from"]
+    )
+    config = config.model_copy(update={"start_from": _sent_along(config.start_from, folder)})
     (folder / CONFIG).write_text(config.to_yaml())
     for path in (*_own_modules(config.model_dump(mode="json")), *include):
         if not path.exists():
             raise UserError(f"{path}: no such file or folder to include")
-        if path.name == CONFIG:
+        if path.name in (CONFIG, START):
             raise UserError(f"{path}: this name is taken: rename it")
         if path.is_dir():
             shutil.copytree(path, folder / path.name, ignore=shutil.ignore_patterns("__pycache__", ".git"))
@@ -59,6 +64,14 @@ def pack(words: Sequence[str], include: Sequence[Path], folder: Path) -> tuple[R
         )
     kept = [f"--{name}={options[name]}" for name in ("pool", "actors") if options[name] is not None]
     return config, kept
+
+
+def _sent_along(start: str | None, folder: Path) -> str | None:
+    """Where the job finds the checkpoint that it starts from: a local one is put into ``folder``."""
+    if start is None or is_packaged(start) or "://" in start:
+        return start
+    shutil.copytree(load_checkpoint(Path(start)).path, folder / START)
+    return START
 
 
 def _own_modules(values: Any) -> Iterator[Path]:

@@ -42,6 +42,8 @@ class Console:
             f"{config.precision} on {config.device}"
             + (f", {config.together} tasks at once" if parts.problem.together > 1 else "")
         )
+        if config.start_from is not None:
+            self.line(f"  begins     with the generator of {config.start_from}")
         phases = ", then ".join(f"{phase.estimator} x {phase.steps}" for phase in config.phases)
         self.line(f"  learner    {phases}; policy {config.policy.name}; {who}")
         self.progress = Progress(

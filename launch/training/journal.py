@@ -74,6 +74,7 @@ def facts(config: RunConfig, pool: str, workers: int) -> dict[str, Any]:
     return {
         "name": config.name,
         "seed": config.seed,
+        "start_from": config.start_from,
         "precision": config.precision,
         "together": config.together,
         "pool": pool,

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
+from launch.options import checkpoint_path
 from launch.training import run_folder
 from launch.training.board import Board
 from launch.training.console import Console
@@ -32,6 +33,7 @@ from metagen.store import Store, bring_newest
 from metagen.tasks.categories import with_found
 from metagen.tasks.imageset import ImageSet
 from metagen.train import to_save, train
+from metagen.warm_start import begun_with
 
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
@@ -43,22 +45,30 @@ def start(config: RunConfig, folder: Path, workers: Workers, profiled: bool = Fa
     if store and store.read(run_folder.CONFIG):
         raise UserError(f"{store.url} already holds a run: 'metagen resume {store.url}' or choose another --store")
     one_thread()
+    begun = None if config.start_from is None else checkpoint.load_checkpoint(checkpoint_path(config.start_from))
     images = tasks.load(config.data)
     _enough(config, images)
     with workers.pooling() as make_pool:
         categories = with_found(config.categories, images, config.episode.shots, config.seed)
         config = resolve(config.model_copy(update={"categories": categories}))
         parts = work.build(config, images)
+        state = None if begun is None else begun_with(begun, parts)
         pool = make_pool(parts)
         config = fit(parts, pool, workers.count)
         if config.steps < parts.config.steps:
             fits = f"{config.steps} of {parts.config.steps} steps fit into {parts.config.budget:g} s here"
             print(f"note: {fits} (budget)", file=sys.stderr)
         parts = replace(parts, config=config)
+        learner = Learner.of(parts, state)
+        first = folder / "checkpoints" / "step-000000"
+        if state is not None:  # before there is a run to resume: from here on it does not need the other's checkpoint
+            checkpoint.save_checkpoint(first, config, learner.layout, state)
         run_folder.create(folder, config)
         if store:
+            if state is not None:
+                store.publish(first)
             store.write(run_folder.CONFIG, config.to_yaml().encode())
-        _drive(Learner.of(parts), parts, pool, folder, workers, store, profiled)
+        _drive(learner, parts, pool, folder, workers, store, profiled)
 
 
 def proceed(folder: Path, workers: Workers) -> None:
@@ -85,6 +95,9 @@ def proceed(folder: Path, workers: Workers) -> None:
                 )
             learner.state = saved.state
             break
+        else:
+            if config.start_from is not None:
+                raise UserError(f"{folder}: no checkpoint is whole, and it began with another's weights: train it anew")
         step = learner.state.step
         if step >= config.steps:
             if store:

@@ -43,6 +43,12 @@ def pool_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--steps", type=click.IntRange(min=1), help="Outer steps; phases are scaled to fit.")
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of everything random in the run.")
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Change a config key; repeatable.")
+@click.option(
+    "--from",
+    "start_from",
+    metavar="CHECKPOINT",
+    help="Begin with the generator of a run, a checkpoint or 'pretrained'.",
+)
 @click.option("--run-dir", type=click.Path(path_type=Path), help="Where the run is kept.  [default: runs/NAME]")
 @click.option("--store", metavar="URL", help="Copy checkpoints to s3://BUCKET/FOLDER or gs://BUCKET/FOLDER too.")
 @pool_options
@@ -53,6 +59,7 @@ def train(
     steps: int | None,
     seed: int | None,
     assignments: tuple[str, ...],
+    start_from: str | None,
     run_dir: Path | None,
     store: str | None,
     pool: str | None,
@@ -69,6 +76,7 @@ def train(
     Examples:
       metagen train quickstart
       metagen train standard --actors 4 --seed 1
+      metagen train quickstart --from pretrained --set data.source=folder --set data.path=my_classes
       metagen train quickstart --set episode.shots=3 --set phases.0.outer.learning_rate=0.01
     """
     if profile:  # before torch is loaded: its profiler would write lines of its own between those of the run
@@ -80,7 +88,7 @@ def train(
 
     if store:
         assignments = (*assignments, f"log.store={store.rstrip('/')}")
-    config = load_config(source, assignments, steps, seed)
+    config = load_config(source, assignments, steps, seed, start_from)
     if dry_run:
         click.echo(config.to_yaml(), nl=False)
         return

@@ -118,6 +118,8 @@ class SweepConfig(Strict):
     def _fits_together(self) -> SweepConfig:
         if not self.objectives or len(set(self.objectives)) < len(self.objectives):
             raise ValueError("objectives: give at least one, each once")
+        if self.base.get("start_from"):
+            raise ValueError("base.start_from: trials begin with weights of their own, or inherit them: leave it out")
         if self.every > self.steps:
             raise ValueError(f"every: {self.every} is more than the trial's {self.steps} steps")
         search, schedule = self.search.name, self.schedule.name
