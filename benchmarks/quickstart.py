@@ -22,11 +22,11 @@ from training import seconds, trained
 ROOT = Path(__file__).parent.parent
 
 
-def evaluate(run: Path, name: str, *extra: str) -> subprocess.Popen[bytes] | None:
-    """Start evaluating the run, unless that was done already; the result will lie beside it."""
+def evaluate(run: Path, name: str, *extra: str, checkpoint: str | None = None) -> subprocess.Popen[bytes] | None:
+    """Start evaluating the run, or another ``checkpoint``, unless that was done already; the result will lie in it."""
     if (run / f"{name}.json").exists():
         return None
-    command = ["metagen", "evaluate", str(run), "--json", str(run / f"{name}.json")]
+    command = ["metagen", "evaluate", checkpoint or str(run), "--json", str(run / f"{name}.json")]
     return subprocess.Popen([*command, "--picture", str(run / f"{name}.png"), *extra])
 
 

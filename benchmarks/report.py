@@ -137,6 +137,7 @@ FIGURES: dict[str, Callable[[], str]] = {
     "features": evidence.features,
     "pretrained-recipe": evidence.pretrained_recipe,
     "pretrained-metrics": evidence.pretrained_metrics,
+    "warm-start": evidence.warm_start,
     "few-shot-verdicts": evidence.few_shot_verdicts,
     "few-shot-training": evidence.few_shot_training,
     "few-shot-tables": evidence.few_shot_tables,

@@ -77,6 +77,35 @@ def pretrained_metrics() -> str:
     return "\n".join(parts) + "\nFrom `benchmarks/results/pretrained.json`.\n"
 
 
+def warm_start() -> str:
+    """Runs on classes of one's own, from random weights and from the packaged generator."""
+    values = result("warm_start")
+    packaged, rows = values["pretrained"], values["rows"]
+    shown = [k for k in ("0", "10", "20") if k in packaged["query_loss"]]
+
+    def line(title: str, trained: str, found: dict[str, Any]) -> list[str]:
+        losses = (f"{found['query_loss'][k]['mean']:.4f}" for k in shown)
+        return [title, trained, *losses, markdown.spread(found["recognisability"]["meta"], 2)]
+
+    lines = [line("`pretrained`", "not", packaged)]
+    for row in rows:
+        title = "random weights" if row["start"] == "scratch" else "`--from pretrained`"
+        lines.append(line(title, f"{row['seconds']:.0f} s, {row['steps']:,} steps", row))
+    head = ["begins with", "trained", *(f"loss, {k} steps" for k in shown), "recognisability"]
+    apart = "; ".join(
+        f"{row['seconds_asked']} s {markdown.spread(row['minus_scratch'][shown[-1]], 4, '+')}"
+        for row in rows
+        if "minus_scratch" in row
+    )
+    return (
+        f"The quickstart on Omniglot's background alphabets, as if they were one's own, with one seed; tested on "
+        f"{packaged['classes']} characters of the evaluation alphabets, on {machine(values)} "
+        f"(`benchmarks/results/warm_start.json`):\n\n{markdown.table(head, lines)}\n"
+        f"Recognisability of other real images: {markdown.spread(packaged['recognisability']['real'], 2)}. Loss after "
+        f"{shown[-1]} steps minus that of the run from random weights, paired by class: {apart}.\n"
+    )
+
+
 def _sampled(values: dict[str, Any]) -> str:
     found = values["samples"]
     title = f"{found['images']} new images after {found['steps']} steps"
