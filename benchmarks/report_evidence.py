@@ -53,7 +53,7 @@ def features() -> str:
 
 def pretrained_recipe() -> str:
     values = result("pretrained")
-    processor = values["environment"]["processor"].split(" (")[0]
+    processor = values["trained_on"]["processor"].split(" (")[0]
     rows = {
         "recipe": f"`metagen train {' '.join(values['preset_and_settings'])}`",
         "seed": values["seed"],
