@@ -5,13 +5,15 @@
 Omniglot's background alphabets stand for a user's classes. The preset ``quickstart`` is trained on them from random
 weights and with ``--from pretrained``, for each number of seconds; these and the packaged generator as it is are
 evaluated on the evaluation alphabets, which none of them saw. Writes results/warm_start.json: losses, and differences
-paired by class. What an earlier call finished in the run folder is not done again.
+paired by class; and docs/images/warm_start.png, what the last run of the second kind makes of unseen classes. What an
+earlier call finished in the run folder is not done again.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from metagen.checkpoint import load_checkpoint
 
 STARTS = {"scratch": (), "warm": ("--from", NAME)}
 EVALUATION = "evaluation"
+IMAGES = Path(__file__).parent.parent / "docs" / "images"
 
 
 def measured(run: Path, data: Path, tasks: int, checkpoint: str | None = None) -> dict[str, Any]:
@@ -76,6 +79,7 @@ def main() -> None:
                 }
             )
         rows[-1]["minus_scratch"] = apart(home / f"warm-{budget}", home / f"scratch-{budget}")
+    shutil.copy(home / f"warm-{asked[-1]}" / f"{EVALUATION}.png", IMAGES / "warm_start.png")
     untrained = home / NAME
     untrained.mkdir(parents=True, exist_ok=True)
     figures = {NAME: measured(untrained, options.omniglot, options.tasks, NAME), "rows": rows}
