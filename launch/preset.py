@@ -52,8 +52,14 @@ def load_config(
 
 
 def _of_checkpoint(word: str, values: dict[str, Any]) -> dict[str, Any]:
-    """What a preset of ``values`` takes over from the checkpoint that it starts from."""
+    """What a preset of ``values`` takes over from the checkpoint that it starts from; raises ``UserError`` if it is a
+    recipe for another family."""
     config = load_checkpoint(checkpoint_path(word)).config
+    mine, theirs = values.get("generator", {}).get("family", config.generator.family), config.generator.family
+    if mine != theirs:
+        raise UserError(
+            f"start_from: {word} is of family {theirs}, preset '{values['name']}' is for {mine}: use another of them"
+        )
     form = config.data.model_dump(mode="json", include={"image_size", "channels"})
     return {
         "generator": config.generator.model_dump(mode="json"),

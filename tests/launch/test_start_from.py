@@ -87,6 +87,11 @@ def test_what_cannot_be_begun_with_is_one_line_and_nothing_is_written(
     assert set(Path().iterdir()) == before
 
 
+def test_a_preset_for_another_family_is_refused() -> None:
+    with pytest.raises(UserError, match="pretrained is of family flow, preset 'gan' is for gan: use another"):
+        load_config("gan", start_from="pretrained")
+
+
 def test_who_begins_with_nothing_for_a_reason_refuses_it(trained: Path, metagen: Any) -> None:
     for words in (
         ("sweep", "sweep-laptop", "--set", f"base.start_from={trained}"),
