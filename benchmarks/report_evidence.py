@@ -120,9 +120,10 @@ def few_shot_verdicts() -> str:
 
 def few_shot_training() -> str:
     values = result("few_shot")
+    count, changes = len(values["seeds"]), "".join(f", `{change}`" for change in values["settings"])
     return (
-        f"Preset `{values['preset']}`, {len(values['seeds'])} seeds, {values['image_passes']:,.0f} image passes of "
-        f"training each; {machine(values)} "
+        f"Preset `{values['preset']}`{changes}; {count} seed{'s' * (count > 1)}, {values['image_passes']:,.0f} image "
+        f"passes of training each; {machine(values)}, one a model, with other work beside it "
         f"(`benchmarks/results/few_shot.json`):\n\n{few_shot_report.training(values)}"
     )
 
