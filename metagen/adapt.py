@@ -60,6 +60,8 @@ class Problem:
     """Sorts tasks into categories, for policies to choose by; None for none."""
     withheld: int = 1
     """Support images that an inner step withholds from each target: itself, and beyond 1 others at random."""
+    shots: int = 1
+    """Support images that a learned policy was trained at; 1 where their number makes no difference to it."""
     exact: bool = True
     """Second derivatives in float32, whatever dtype the network computes in."""
     together: int = 1
@@ -69,6 +71,14 @@ class Problem:
         """By what its network is built from: parameters are views of one vector, which a pickle would tear apart."""
         rest = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "network"}
         return _rebuilt, (self.network.initial, self.network.device, self.network.dtype, rest)
+
+    def share(self, shots: int) -> float:
+        """What of a learned policy's steps is taken with ``shots`` images: fewer than it was trained at say less.
+
+        In proportion to the others that each image is seen beside, so with one image none: that one would be seen
+        beside itself, and steps along its loss teach a network to copy.
+        """
+        return 1.0 if shots >= self.shots else (shots - 1) / (self.shots - 1)
 
     def groups(self, episodes: Sequence[Episode], rngs: Sequence[torch.Generator]) -> Iterator[Group]:
         """Episodes with their generators of noise, as many as are computed at once."""
@@ -243,6 +253,9 @@ class Inner:
             pull = self._masked(problem.proximal * (phi - self.start))
             gradient = gradient._replace(mean=gradient.mean + pull)
         after = self.policy.step(run, phi, gradient, step)
+        share = problem.share(len(support))
+        if share < 1 and len(run.vector):
+            after = torch.lerp(phi, after, share)
         if problem.adapted is not None:  # whatever the policy does, the rest stays as it was
             after = torch.where(problem.adapted, after, phi)
         return after, float(gradient.loss.detach())

@@ -187,6 +187,26 @@ def test_whatever_a_policy_does_the_rest_stays_as_it_was(toy_problem: Any) -> No
     assert torch.equal(last.parameters[~subset], theta[~subset])
 
 
+@pytest.mark.parametrize(("shown", "share"), [(1, 0.0), (2, 0.25), (3, 0.5), (5, 1.0), (8, 1.0)])
+@pytest.mark.parametrize("name", ["learned-steps", "alfa", "learned-optimiser", "fixed"])
+def test_a_learned_policy_takes_smaller_steps_with_fewer_images_than_it_was_trained_at(
+    toy_problem: Any, name: str, shown: int, share: float
+) -> None:
+    """In proportion to the others that each is seen beside; a fixed rule does as it is told."""
+    problem = toy_problem()
+    theta, support = problem.network.initial, _support(shown)
+    problems = (problem, replace(problem, shots=5))
+    whole, less = (list(_adapt(one, theta, support, 1, name=name))[-1].parameters - theta for one in problems)
+    torch.testing.assert_close(less, whole * (1.0 if name == "fixed" else share), rtol=1e-4, atol=1e-7)
+    assert whole.abs().max() > 0
+
+
+def test_the_number_of_images_trained_at_is_the_configs_where_a_network_sees_them(tiny_config: Any) -> None:
+    for conditioning, shots in (("spatial", 3), ("none", 1)):
+        config = tiny_config(f"generator.architecture.set_conditioning={conditioning}", "episode.shots=3")
+        assert work.build_problem(config).shots == shots
+
+
 def test_a_proximal_term_is_a_pull_to_the_start(toy_problem: Any) -> None:
     """SGD on a loss linear in the parameters: ``phi_k - theta`` is a geometric sum of the first step."""
     problem = replace(toy_problem(linear=True, noise=0.0), proximal=2.0)
