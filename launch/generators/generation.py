@@ -48,7 +48,11 @@ def adapt_to_folder(checkpoint: Path, images_dir: Path, steps: int, samples: int
     support = to_float(shown.images[:MOST_SHOWN])
     if len(shown.images) > MOST_SHOWN:
         print(f"note: the first {MOST_SHOWN} of {len(shown.images)} images are used", file=sys.stderr)
-    made = generate(method_of(saved), support, steps, samples, seed, "adapt")
+    method = method_of(saved)
+    if steps and len(method.vector) and not method.problem.share(len(support)):
+        print("note: one image is too few to adapt to: it is shown to the generator as it is", file=sys.stderr)
+        steps = 0
+    made = generate(method, support, steps, samples, seed, "adapt")
     if made.isnan().any():
         raise UserError(f"{checkpoint}: after {steps} inner steps its images are no numbers: try fewer --steps")
     if inverted:  # give the images back in the user's own polarity

@@ -328,10 +328,15 @@ def test_adapting_is_repeatable_and_by_default_beside_the_images(
     assert first != other
 
 
-def test_one_image_is_enough_to_adapt_to(run_copy: Path, own_images: Path, tmp_path: Path, metagen: Any) -> None:
+def test_of_one_image_new_ones_are_made_without_adapting_and_that_is_said(
+    run_copy: Path, own_images: Path, tmp_path: Path, metagen: Any
+) -> None:
     for path in list(own_images.iterdir())[1:]:
         path.unlink()
-    assert metagen("adapt", run_copy, own_images, "--samples", 1, "--out", tmp_path / "out").code == 0
+    done = metagen("adapt", run_copy, own_images, "--samples", 1, "--out", tmp_path / "out")
+    assert done.code == 0, done.err
+    assert "note: one image is too few to adapt to" in done.err
+    assert "(0 steps, " in done.out
     assert len(list((tmp_path / "out").iterdir())) == 2
 
 
