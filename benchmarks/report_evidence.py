@@ -123,7 +123,7 @@ def few_shot_training() -> str:
     count, changes = len(values["seeds"]), "".join(f", `{change}`" for change in values["settings"])
     return (
         f"Preset `{values['preset']}`{changes}; {count} seed{'s' * (count > 1)}, {values['image_passes']:,.0f} image "
-        f"passes of training each; {machine(values)}, one a model, with other work beside it "
+        f"passes of training each; {machine(values)}, one a model "
         f"(`benchmarks/results/few_shot.json`):\n\n{few_shot_report.training(values)}"
     )
 

@@ -34,7 +34,7 @@ class CheckpointPath(click.Path):
         super().__init__(path_type=Path)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        return checkpoint_path(value) if isinstance(value, str) else super().convert(value, param, ctx)
+        return super().convert(checkpoint_path(value) if isinstance(value, str) else value, param, ctx)
 
 
 checkpoint_argument = click.argument("checkpoint", type=CheckpointPath())

@@ -72,13 +72,14 @@ class Problem:
         rest = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "network"}
         return _rebuilt, (self.network.initial, self.network.device, self.network.dtype, rest)
 
-    def share(self, shots: int) -> float:
+    def share(self, shots: int, policy: Tensor) -> float:
         """What of a learned policy's steps is taken with ``shots`` images: fewer than it was trained at say less.
 
         In proportion to the others that each image is seen beside, so with one image none: that one would be seen
-        beside itself, and steps along its loss teach a network to copy.
+        beside itself, and steps along its loss teach a network to copy. A rule without parameters ``policy [G]`` has
+        learned nothing, and does as it is told.
         """
-        return 1.0 if shots >= self.shots else (shots - 1) / (self.shots - 1)
+        return 1.0 if shots >= self.shots or not len(policy) else (shots - 1) / (self.shots - 1)
 
     def groups(self, episodes: Sequence[Episode], rngs: Sequence[torch.Generator]) -> Iterator[Group]:
         """Episodes with their generators of noise, as many as are computed at once."""
@@ -253,8 +254,8 @@ class Inner:
             pull = self._masked(problem.proximal * (phi - self.start))
             gradient = gradient._replace(mean=gradient.mean + pull)
         after = self.policy.step(run, phi, gradient, step)
-        share = problem.share(len(support))
-        if share < 1 and len(run.vector):
+        share = problem.share(len(support), run.vector)
+        if share < 1:
             after = torch.lerp(phi, after, share)
         if problem.adapted is not None:  # whatever the policy does, the rest stays as it was
             after = torch.where(problem.adapted, after, phi)
