@@ -13,9 +13,8 @@ from torch import Tensor
 from launch.preset import load_config
 from metagen import tasks, work
 from metagen.adapt import Problem, adapt
-from metagen.algorithms.fomaml import Fomaml
+from metagen.algorithms.fomaml import Fomaml, FomamlOptions
 from metagen.algorithms.maml import Maml, MamlOptions
-from metagen.algorithms.query import QueryOptions
 from metagen.policies import Run
 from metagen.policies.fixed import Fixed, FixedOptions
 from metagen.seeding import torch_generator
@@ -81,7 +80,7 @@ def noise(task: int) -> torch.Generator:
 def ours(setting: Setting, second_order: bool, together: tuple[int, ...]) -> list[Contender]:
     """metagen's estimators in both precisions, by every path."""
     found = []
-    query = QueryOptions(query_at={setting.steps: 1.0}, query_draws=1)
+    query = FomamlOptions(query_at={setting.steps: 1.0}, query_draws=1)
     policy = Fixed(FixedOptions(rule=setting.rule, step_size=STEP_SIZES[setting.rule]))
     for dtype in ("fp32", "bf16"):
         problem = setting.problem(dtype)

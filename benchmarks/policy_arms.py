@@ -21,8 +21,9 @@ PPO = (
     "phases.0.estimator=ppo",
     "phases.0.options={query_at: {5: 1, 10: 1, 20: 1}, rollouts: 2, meta_gradient: false}",
     "phases.0.outer.policy_epochs=4",
-    # Rewards say less than slopes: twice the steps, and larger ones, until there is something to compare.
+    # Rewards say less than slopes: twice the steps and tasks, and larger steps, until there is something to compare.
     "phases.0.steps=32",
+    "phases.0.items=4",
     "phases.0.outer.policy_learning_rate=0.03",
 )
 SIZES = "{adam: 5e-5, sgd: 0.03, momentum: 0.003, sign: 1e-5, muon: 1e-4}"
@@ -31,7 +32,7 @@ AUGMENT = "{translate: 0.05, scale: 0.1, shear: 0.1, elastic: 0.02, stroke: 0.3}
 
 ARMS: dict[str, tuple[str, ...]] = {
     "recipe": (),
-    "steps": ("policy={name: learned-steps, options: {rule: sign, step_size: 8e-5, decay: 2.5, start_weight: 0.15}}",),
+    "steps": ("policy={name: learned-steps, options: {rule: sign, step_size: 8e-5, decay: 2.5, start_weight: 0.1}}",),
     "chosen sizes": (f"policy={{name: stochastic, options: {{step_sizes: {SIZES}, chooses: [size]}}}}", *PPO),
     "chosen rule": (f"policy={{name: stochastic, options: {{step_sizes: {SIZES}, chooses: [rule]}}}}", *PPO),
     "chosen rule and sizes": (f"policy={{name: stochastic, options: {{step_sizes: {SIZES}}}}}", *PPO),
@@ -40,6 +41,7 @@ ARMS: dict[str, tuple[str, ...]] = {
         "phases.0.estimator=es",
         "phases.0.options={query_at: {5: 1, 10: 1, 20: 1}, sigma: 0, policy_sigma: 0.1, pairs: 1}",
         "phases.0.steps=32",
+        "phases.0.items=4",
         "phases.0.outer.policy_learning_rate=0.01",
     ),
     "recipe with adam for longer": (
@@ -52,8 +54,9 @@ ARMS: dict[str, tuple[str, ...]] = {
         *(f"policy.options.{name}=0" for name in ("decay", "start_weight", "start_novelty")),
         "phases.0.outer.policy_learning_rate=0.03",
     ),
-    "recipe at a higher rate": ("phases.0.outer.policy_learning_rate=0.03",),
-    "recipe all shifted at a higher rate": ("phases.0.shift=1.0", "phases.0.outer.policy_learning_rate=0.03"),
+    "recipe at a higher rate": ("phases.0.outer.policy_learning_rate=0.06",),
+    "recipe without votes": ("phases.0.options.equal_votes=false",),
+    "recipe all shifted": ("phases.0.shift=1.0",),
     "recipe without categories": ("categories.most=0",),
     "recipe with balance": ("phases.0.balance=1.0",),
     "recipe without shift": ("phases.0.shift=0.0",),

@@ -26,9 +26,8 @@ from environment import write
 
 from launch.preset import load_config
 from metagen import tasks, work
-from metagen.algorithms.fomaml import Fomaml
+from metagen.algorithms.fomaml import Fomaml, FomamlOptions
 from metagen.algorithms.maml import Maml, MamlOptions
-from metagen.algorithms.query import QueryOptions
 from metagen.pool import one_thread
 from metagen.seeding import torch_generator
 from metagen.tasks.episodes import sample_episode
@@ -48,7 +47,7 @@ def measure(preset: str, method: str, steps: int, repeats: int, vector: Path) ->
     parts = work.build(config, tasks.load(config.data))
     network, options = parts.problem.network, METHODS[method]
     query = {"query_at": {steps: 1.0}}
-    estimator = Fomaml(QueryOptions(**query)) if options is None else Maml(MamlOptions(**query, **options))
+    estimator = Fomaml(FomamlOptions(**query)) if options is None else Maml(MamlOptions(**query, **options))
     rng = torch_generator("second order")
     # Away from the initialisation, where layers of zeros hide all that lies before them.
     theta = network.initial + 0.02 * torch.randn(network.layout.size, generator=rng)

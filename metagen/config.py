@@ -70,7 +70,7 @@ class PhaseConfig(Strict):
     tasks: int = Field(16, ge=1)
     """Episodes a piece of work."""
     shift: float = Field(0.0, ge=0, le=1)
-    """Share of episodes whose images are altered as one (inverted strokes, blur, scale...) to act as another
+    """Share of episodes whose images are altered as one (turned, drawn smaller, as outlines...) to act as another
     data set: what an optimisation policy must meet in training to be of use under a shift."""
     interpolate: float = Field(0.0, ge=0, le=1)
     """Share of episodes that lie between two classes."""

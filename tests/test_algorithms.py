@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from metagen import work
 from metagen.adapt import Problem
 from metagen.algorithms import REGISTRY, Estimate
-from metagen.algorithms.fomaml import Fomaml
+from metagen.algorithms.fomaml import Fomaml, FomamlOptions
 from metagen.algorithms.joint import Joint, JointOptions
-from metagen.algorithms.query import QueryOptions
 from metagen.algorithms.reptile import Reptile, ReptileOptions
 from metagen.learner import Learner
 from metagen.policies import Policy
@@ -117,7 +116,7 @@ def test_fomaml_is_the_weighted_sum_of_query_gradients_along_a_plain_loop(toy_pr
     problem, episodes = toy_problem(noise=0.0, draws=2), _episodes(2)
     theta, weights = problem.network.initial, {0: 1.0, 2: 3.0, 5: 4.0}
     policy = Fixed(FixedOptions(rule=rule, step_size=LR))
-    estimate = _estimate(Fomaml(QueryOptions(query_at=weights)), problem, theta, episodes, policy)
+    estimate = _estimate(Fomaml(FomamlOptions(query_at=weights)), problem, theta, episodes, policy)
 
     expected, losses = torch.zeros_like(theta), dict.fromkeys(weights, 0.0)
     for episode in episodes:
@@ -162,7 +161,7 @@ def test_reptile_is_theta_minus_where_a_plain_loop_over_all_the_images_ends(toy_
 def test_fomaml_without_inner_steps_is_the_joint_gradient(toy_problem: Any) -> None:
     problem, [episode] = toy_problem(noise=0.0), _episodes(1)
     theta = problem.network.initial
-    fomaml = _estimate(Fomaml(QueryOptions(query_at={0: 2.0})), problem, theta, [episode])
+    fomaml = _estimate(Fomaml(FomamlOptions(query_at={0: 2.0})), problem, theta, [episode])
     joint = _estimate(Joint(JointOptions(drop_condition=0.0)), problem, theta, [episode])
     assert torch.allclose(fomaml.gradient, joint.gradient, rtol=1e-6, atol=1e-8)
     assert fomaml.metrics["loss"] == pytest.approx(joint.metrics["loss"])
@@ -172,12 +171,12 @@ def test_every_query_of_an_episode_uses_the_same_noise(toy_problem: Any) -> None
     """Steps too small to move anything leave the query loss where it was, to the last bit."""
     problem = toy_problem(noise=1.0)
     still = Fixed(FixedOptions(rule="sgd", step_size=1e-30))
-    estimator = Fomaml(QueryOptions(query_at={0: 1.0, 1: 1.0, 4: 1.0}))
+    estimator = Fomaml(FomamlOptions(query_at={0: 1.0, 1: 1.0, 4: 1.0}))
     metrics = _estimate(estimator, problem, problem.network.initial, _episodes(2), still).metrics
     assert metrics["query_loss/0"] == metrics["query_loss/1"] == metrics["query_loss/4"]
 
 
-@pytest.mark.parametrize("estimator", [Fomaml(QueryOptions(query_at={0: 1, 3: 1})), Reptile(ReptileOptions())])
+@pytest.mark.parametrize("estimator", [Fomaml(FomamlOptions(query_at={0: 1, 3: 1})), Reptile(ReptileOptions())])
 def test_an_estimate_is_the_mean_over_its_episodes(toy_problem: Any, estimator: Any) -> None:
     problem, episodes = toy_problem(), _episodes(3)
     theta = problem.network.initial
@@ -188,6 +187,30 @@ def test_an_estimate_is_the_mean_over_its_episodes(toy_problem: Any, estimator: 
     assert torch.allclose(whole.policy_gradient, sum(s.policy_gradient for s in single) / 3, rtol=1e-4, atol=1e-6)
     for name, value in whole.metrics.items():
         assert value == pytest.approx(sum(s.metrics[name] for s in single) / 3, rel=1e-5)
+
+
+def test_with_equal_votes_every_task_moves_the_policy_as_far(toy_problem: Any) -> None:
+    """And in its own direction: what the mean of the lengths leaves is the mean of the directions."""
+    problem, episodes = toy_problem(), _episodes(3)
+    theta, options = problem.network.initial, {"query_at": {0: 1.0, 3: 1.0}}
+    policy = LearnedSteps(LearnedStepsOptions(rule="adam", step_size=LR, horizon=3))
+    single = [
+        _estimate(Fomaml(FomamlOptions(**options)), problem, theta, [e], policy, [i]) for i, e in enumerate(episodes)
+    ]
+    voted = _estimate(Fomaml(FomamlOptions(**options, equal_votes=True)), problem, theta, episodes, policy)
+    plain = _estimate(Fomaml(FomamlOptions(**options)), problem, theta, episodes, policy)
+    directions = [s.policy_gradient / s.policy_gradient.norm() for s in single]
+    assert torch.allclose(voted.policy_gradient, sum(directions) / 3, rtol=1e-4, atol=1e-6)
+    assert torch.equal(voted.gradient, plain.gradient)
+    assert not torch.allclose(voted.policy_gradient, plain.policy_gradient)
+
+
+def test_a_task_without_an_opinion_has_no_vote(toy_problem: Any) -> None:
+    problem = toy_problem()
+    policy = LearnedSteps(LearnedStepsOptions(rule="adam", step_size=LR, horizon=3))
+    options = FomamlOptions(query_at={0: 1.0}, equal_votes=True)
+    found = _estimate(Fomaml(options), problem, problem.network.initial, _episodes(1), policy)
+    assert torch.equal(found.policy_gradient, torch.zeros_like(found.policy_gradient))
 
 
 def _suited(name: str, problem: Problem) -> tuple[Problem, Policy]:

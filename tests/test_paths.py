@@ -10,9 +10,8 @@ import torch
 
 from metagen import paths, work
 from metagen.adapt import Problem
-from metagen.algorithms.fomaml import Fomaml
+from metagen.algorithms.fomaml import Fomaml, FomamlOptions
 from metagen.algorithms.maml import Maml, MamlOptions
-from metagen.algorithms.query import QueryOptions
 from metagen.algorithms.reptile import Reptile, ReptileOptions
 from metagen.policies.steps import LearnedSteps, LearnedStepsOptions
 from metagen.precision import resolve
@@ -28,7 +27,7 @@ NETWORKS = {
     },
 }
 ESTIMATORS = {
-    "fomaml": Fomaml(QueryOptions(query_at={0: 1.0, 3: 1.0})),
+    "fomaml": Fomaml(FomamlOptions(query_at={0: 1.0, 3: 1.0})),
     "reptile": Reptile(ReptileOptions(inner_steps=3)),
 }
 

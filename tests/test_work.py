@@ -24,7 +24,7 @@ from metagen.seeding import torch_generator
 from metagen.tasks.config import DataConfig
 from metagen.tasks.episodes import Episode, to_uint8
 from metagen.tasks.imageset import SPLITS
-from metagen.tasks.shift import shifted
+from metagen.tasks.shift import _outlines, _skeletons, shifted
 
 
 class Recorder:
@@ -235,3 +235,17 @@ def test_a_shift_alters_all_images_of_a_task_alike(seed: int, packaged: tasks.Im
     assert torch.isfinite(moved.support).all()
     assert -1.001 <= float(moved.support.min()) <= float(moved.support.max()) <= 1.001
     assert (moved.index, moved.class_name) == (episode.index, episode.class_name)
+
+
+def test_outlines_and_skeletons_are_what_morphology_says() -> None:
+    """A bar five pixels across: its rim is one pixel wide, and its skeleton lies in the middle."""
+    bar = torch.full((1, 1, 16, 16), -1.0)
+    bar[..., 3:13, 5:10] = 1.0
+    rim = bar.clone()
+    rim[..., 4:12, 6:9] = -1.0
+    assert torch.equal(_outlines(bar), rim)
+    skeleton = _skeletons(bar) > 0
+    assert skeleton[0, 0, 5:11, 7].all()
+    assert not skeleton[0, 0, 6:10, [5, 6, 8, 9]].any()
+    assert not (skeleton & (bar < 0)).any()
+    assert torch.equal(_skeletons(rim), rim)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from metagen.adapt import Problem, adapt_all
 from metagen.algorithms.estimator import Estimate, Needs
@@ -15,16 +16,22 @@ from metagen.policies.policy import Policy, Run
 from metagen.tasks.episodes import Episode
 
 
+class FomamlOptions(QueryOptions):
+    equal_votes: bool = False
+    """Scale each task's hypergradient to length 1, so that every task has as much of a say in the policy. Where some
+    are shifted, one far from the others may gain a hundred times as much from large steps as most gain from any."""
+
+
 class Fomaml:
     """``sum_k w_k grad L_Q(phi_k)``, as if ``d phi_k / d theta`` were the identity."""
 
-    Options = QueryOptions
+    Options = FomamlOptions
     needs = Needs(gradient_steps=True)
     together = True
 
-    def __init__(self, options: QueryOptions) -> None:
+    def __init__(self, options: FomamlOptions) -> None:
         self.weights, self.query_draws = options.weights, options.query_draws
-        self.steps = max(self.weights)
+        self.steps, self.equal_votes = max(self.weights), options.equal_votes
 
     def estimate(
         self,
@@ -56,5 +63,6 @@ class Fomaml:
                     for step in now:
                         add(metrics, "support_loss", share * step.support_loss)
             for run, mine in zip(runs, slopes, strict=True):
-                policy_gradient += share * policy.hypergradient(run, mine)
+                vote = policy.hypergradient(run, mine)
+                policy_gradient += share * (functional.normalize(vote, dim=0) if self.equal_votes else vote)
         return Estimate(gradient, policy_gradient, metrics)

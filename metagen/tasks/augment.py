@@ -86,6 +86,14 @@ def resampled(images: Tensor, grid: Tensor) -> Tensor:
 
 def thickened(images: Tensor, share: Tensor) -> Tensor:
     """Bolder (above 0) or thinner strokes, by a ``share [N or 1, 1, 1, 1]`` of one pixel of dilation or erosion."""
-    bold = F.max_pool2d(images, 3, stride=1, padding=1)
-    thin = -F.max_pool2d(-images, 3, stride=1, padding=1)
-    return torch.lerp(images, torch.where(share > 0, bold, thin), share.abs())
+    return torch.lerp(images, torch.where(share > 0, dilated(images), eroded(images)), share.abs())
+
+
+def dilated(images: Tensor) -> Tensor:
+    """The brightest of each pixel and its eight neighbours: bolder strokes, by one pixel on either side."""
+    return F.max_pool2d(images, 3, stride=1, padding=1)
+
+
+def eroded(images: Tensor) -> Tensor:
+    """The darkest of each pixel and its eight neighbours: thinner strokes, by one pixel on either side."""
+    return -F.max_pool2d(-images, 3, stride=1, padding=1)

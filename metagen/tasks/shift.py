@@ -14,22 +14,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from metagen.tasks.augment import resampled, thickened
+from metagen.tasks.augment import dilated, eroded, resampled, thickened
 from metagen.tasks.episodes import Episode
 
 
 def shifted(episode: Episode, rng: torch.Generator) -> Episode:
-    """``episode`` with one random affine map, stroke weight and softness for all its images.
+    """``episode`` with all its images turned, mirrored, stretched, drawn smaller and in other strokes, as one.
 
-    The strength of the change is random too, and mild more often than not: from next to none to a data set
-    unlike any seen.
+    Each change is of random strength, from next to none to as much as tells one set of drawings from another; none
+    makes a task as strange as noise or a close-up would, which teaches steps that no other drawings need.
     """
     images = torch.cat([episode.support, episode.query])
-    strength = _uniform(0.0, 1.0, rng) ** 2
-    images = _affine(images, strength, rng)
-    images = _stroke(images, strength, rng)
-    images = _soften(images, strength, rng)
-    support, query = torch.split(images, [len(episode.support), len(episode.query)])
+    images = _affine(images, _uniform(0.0, 0.3, rng), math.exp(_uniform(0.0, 0.5, rng)), rng)
+    support, query = torch.split(_redrawn(images, rng), [len(episode.support), len(episode.query)])
     return replace(episode, support=support, query=query)
 
 
@@ -37,10 +34,11 @@ def _uniform(low: float, high: float, rng: torch.Generator) -> float:
     return low + (high - low) * float(torch.rand((), generator=rng))
 
 
-def _affine(images: Tensor, strength: float, rng: torch.Generator) -> Tensor:
-    """Turn, mirror, scale, stretch and shear about the centre; what comes in from outside is background."""
+def _affine(images: Tensor, strength: float, smaller: float, rng: torch.Generator) -> Tensor:
+    """Turn, mirror, scale, stretch and shear about the centre by a ``strength`` in [0, 1], and draw ``smaller`` times
+    smaller; what comes in from outside is background."""
     turn = strength * _uniform(-math.pi, math.pi, rng)
-    scale = math.exp(strength * _uniform(-0.1, 0.4, rng))
+    scale = smaller * math.exp(strength * _uniform(-0.1, 0.5, rng))
     stretch = math.exp(strength * _uniform(-0.25, 0.25, rng))
     shear = strength * _uniform(-0.4, 0.4, rng)
     mirror = -1.0 if _uniform(0, 1, rng) < strength / 2 else 1.0
@@ -52,15 +50,28 @@ def _affine(images: Tensor, strength: float, rng: torch.Generator) -> Tensor:
     return resampled(images, grid)
 
 
-def _stroke(images: Tensor, strength: float, rng: torch.Generator) -> Tensor:
-    """Thinner or bolder strokes, by a share of one pixel of erosion or dilation."""
-    return thickened(images, torch.full((1, 1, 1, 1), strength * _uniform(-0.7, 0.7, rng)))
+def _redrawn(images: Tensor, rng: torch.Generator) -> Tensor:
+    """In other strokes: outlines alone, skeletons, thinner or bolder ones, or as they are."""
+    kind, much = _uniform(0, 1, rng), _uniform(0, 1, rng)
+    if kind < 0.3:
+        return torch.lerp(images, _outlines(images), 0.5 + 0.5 * much)
+    if kind < 0.6:
+        return _skeletons(images)
+    if kind < 0.8:
+        return thickened(images, torch.full((1, 1, 1, 1), 1.4 * much - 0.7))
+    return images
 
 
-def _soften(images: Tensor, strength: float, rng: torch.Generator) -> Tensor:
-    """Blur by a 3x3 binomial kernel, in part."""
-    row = torch.tensor([0.25, 0.5, 0.25])
-    kernel = (row[:, None] * row).expand(images.shape[1], 1, 3, 3)
-    padded = F.pad(images, (1, 1, 1, 1), mode="replicate")
-    blurred = F.conv2d(padded, kernel, groups=images.shape[1])
-    return torch.lerp(images, blurred, strength * _uniform(0.0, 0.6, rng))
+def _outlines(images: Tensor) -> Tensor:
+    """What an erosion takes away: the rim of every shape, one pixel wide."""
+    return images - eroded(images) - 1
+
+
+def _skeletons(images: Tensor) -> Tensor:
+    """What openings take away, one erosion after the other (Lantuejoul 1980): the middle lines of all shapes."""
+    found = torch.full_like(images, -1.0)
+    for _ in range(min(images.shape[-2:]) // 4):
+        smaller = eroded(images)
+        found = torch.maximum(found, images - dilated(smaller) - 1)
+        images = smaller
+    return found

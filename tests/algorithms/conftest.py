@@ -11,8 +11,7 @@ from torch import Tensor
 
 from metagen.adapt import Problem
 from metagen.algorithms import Estimate
-from metagen.algorithms.fomaml import Fomaml
-from metagen.algorithms.query import QueryOptions
+from metagen.algorithms.fomaml import Fomaml, FomamlOptions
 from metagen.policies import Policy
 from metagen.policies.fixed import Fixed, FixedOptions
 from metagen.policies.steps import LearnedSteps, LearnedStepsOptions
@@ -59,7 +58,7 @@ def slope_of_the_loss(estimate: Any) -> Callable[..., Tensor]:
         of: str = "theta",
         step: float = 1e-5,
     ) -> Tensor:
-        estimator, values = Fomaml(QueryOptions(query_at=query_at, query_draws=2)), []
+        estimator, values = Fomaml(FomamlOptions(query_at=query_at, query_draws=2)), []
         for index in indices:
             ends = []
             for sign in (1, -1):

@@ -10,9 +10,8 @@ from torch import Tensor
 
 from metagen.adapt import Problem, adapt
 from metagen.algorithms.es import Evolution, EvolutionOptions
-from metagen.algorithms.fomaml import Fomaml
+from metagen.algorithms.fomaml import Fomaml, FomamlOptions
 from metagen.algorithms.maml import Maml, MamlOptions
-from metagen.algorithms.query import QueryOptions
 from metagen.outer import adam, no_moments
 from metagen.policies import Run
 from metagen.policies.fixed import Fixed, FixedOptions
@@ -86,7 +85,7 @@ def test_the_hypergradient_of_one_inner_step_is_exact(
 ) -> None:
     problem, policy, tasks, query_at = toy_problem(), _policy(), episodes(2), {0: 1.0, 1: 2.0}
     theta, vector = problem.network.initial.double(), _some_vector(policy)
-    fomaml = Fomaml(QueryOptions(query_at=query_at, query_draws=2))
+    fomaml = Fomaml(FomamlOptions(query_at=query_at, query_draws=2))
     found = estimate(fomaml, problem, theta, tasks, policy, vector).policy_gradient
     exact = slope_of_the_loss(problem, theta, tasks, policy, vector, query_at, range(len(vector)), "vector")
     assert exact.abs().max() > 1e-4
@@ -118,7 +117,7 @@ def test_evolution_strategies_train_it_and_another_network_gains_as_well(
         direction, moments = adam(slope, moments, 0.9, 0.99)
         vector = vector - 0.2 * direction
 
-    judge = Fomaml(QueryOptions(query_at=query_at))
+    judge = Fomaml(FomamlOptions(query_at=query_at))
     for linear in (False, True):
         other = toy_problem(linear=linear, noise=0.1)
         at = other.network.initial.double()

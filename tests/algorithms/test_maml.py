@@ -9,9 +9,8 @@ from torch import Tensor
 
 from metagen import work
 from metagen.adapt import Problem
-from metagen.algorithms.fomaml import Fomaml
+from metagen.algorithms.fomaml import Fomaml, FomamlOptions
 from metagen.algorithms.maml import Maml, MamlOptions
-from metagen.algorithms.query import QueryOptions
 from metagen.flat import FlatNetwork
 from metagen.generators import Condition
 from metagen.policies import Policy
@@ -100,7 +99,7 @@ def test_maml_is_not_fomaml_where_the_loss_bends_and_is_where_it_does_not(
         problem = toy_problem(linear=linear)
         theta = problem.network.initial.double()
         exact = estimate(_maml(), problem, theta, tasks, policy, torch.zeros(0))
-        fomaml = Fomaml(QueryOptions(query_at=QUERY_AT, query_draws=2))
+        fomaml = Fomaml(FomamlOptions(query_at=QUERY_AT, query_draws=2))
         first = estimate(fomaml, problem, theta, tasks, policy, torch.zeros(0))
         assert torch.allclose(exact.gradient, first.gradient, rtol=1e-6, atol=1e-8) == linear
         assert exact.metrics == pytest.approx(first.metrics)

@@ -8,9 +8,8 @@ import pytest
 import torch
 
 from metagen import work
-from metagen.algorithms.fomaml import Fomaml
+from metagen.algorithms.fomaml import Fomaml, FomamlOptions
 from metagen.algorithms.ppo import Ppo, PpoEstimatorOptions
-from metagen.algorithms.query import QueryOptions
 from metagen.errors import UserError
 from metagen.outer import adam
 from metagen.policies.stochastic import FEATURES, Stochastic, StochasticOptions
@@ -63,7 +62,7 @@ def test_where_nothing_is_left_to_chance_the_meta_gradient_is_fomamls(
     problem, policy = toy_problem(), _policy(counts=(6,))
     theta, vector = problem.network.initial.double(), _sure(policy)
     mine = estimate(Ppo(PpoEstimatorOptions(query_at=QUERY_AT)), problem, theta, episodes(2), policy, vector)
-    other = estimate(Fomaml(QueryOptions(query_at=QUERY_AT)), problem, theta, episodes(2), policy, vector)
+    other = estimate(Fomaml(FomamlOptions(query_at=QUERY_AT)), problem, theta, episodes(2), policy, vector)
     assert torch.allclose(mine.gradient, other.gradient, rtol=1e-5, atol=1e-7)
     assert mine.metrics["loss"] == pytest.approx(other.metrics["loss"], rel=1e-6)
     frozen = Ppo(PpoEstimatorOptions(query_at=QUERY_AT, meta_gradient=False))
