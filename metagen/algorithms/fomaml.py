@@ -19,7 +19,7 @@ from metagen.tasks.episodes import Episode
 class FomamlOptions(QueryOptions):
     equal_votes: bool = False
     """Scale each task's hypergradient to length 1, so that every task has as much of a say in the policy. Where some
-    are shifted, one far from the others may gain a hundred times as much from large steps as most gain from any."""
+    are shifted, one far from the others may gain many times as much from large steps as most gain from any."""
 
 
 class Fomaml:
