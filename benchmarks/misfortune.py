@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from metagen.algorithms import Estimate
-from metagen.algorithms.fomaml import Fomaml
-from metagen.algorithms.query import QueryOptions
+from metagen.algorithms.fomaml import Fomaml, FomamlOptions
 
 
-class UnluckyOptions(QueryOptions):
+class UnluckyOptions(FomamlOptions):
     folder: str
     """Where orders lie: a file ``KIND-NAME``, which one worker takes away and obeys once."""
     seconds: float = 0.05

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from metagen.algorithms import Estimate
-from metagen.algorithms.fomaml import Fomaml
-from metagen.algorithms.query import QueryOptions
+from metagen.algorithms.fomaml import Fomaml, FomamlOptions
 from metagen.errors import UserError
 
 
-class FatalOptions(QueryOptions):
+class FatalOptions(FomamlOptions):
     marker: str
     """A folder; the process that creates one of its next ``deaths`` files dies."""
     deaths: int = 1
@@ -70,7 +69,7 @@ class Refusing(Fomaml):
 class OnlyInTheDriver(Fomaml):
     """A part that can be built in the process whose id ``FAULTS_DRIVER`` holds, and in no other."""
 
-    def __init__(self, options: QueryOptions) -> None:
+    def __init__(self, options: FomamlOptions) -> None:
         super().__init__(options)
         if os.getpid() != int(os.environ.get("FAULTS_DRIVER", "0")):
             raise UserError("no such file on this machine: copy it to every node")
