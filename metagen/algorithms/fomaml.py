@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
-from torch.nn import functional
 
 from metagen.adapt import Problem, adapt_all
 from metagen.algorithms.estimator import Estimate, Needs
@@ -64,5 +64,5 @@ class Fomaml:
                         add(metrics, "support_loss", share * step.support_loss)
             for run, mine in zip(runs, slopes, strict=True):
                 vote = policy.hypergradient(run, mine)
-                policy_gradient += share * (functional.normalize(vote, dim=0) if self.equal_votes else vote)
+                policy_gradient += share * (F.normalize(vote, dim=0) if self.equal_votes else vote)
         return Estimate(gradient, policy_gradient, metrics)
