@@ -3,8 +3,9 @@
     python benchmarks/ceiling.py [--megabytes 0.4 4 40] [--actors 1 2 4 8 16 32 64 128 256] [--seconds 8]
 
 Fake actors are coroutines in two processes: each waits as long as the work would take, then sends a vector of the size
-asked for through Ray's object store. The pool, the buffer and the learner are those of a run (mode async, muon, fp32),
-and the learner is held to one core. At its limits the model says
+asked for through Ray's object store. As in a run, each holds a second piece while it works on one. The pool, the
+buffer and the learner are those of a run (mode async, muon, fp32), and the learner is held to one core. At its limits
+the model says
 
     X(N) ~ min(N / (t + o), 1 / s, 1 / c)
 
@@ -15,8 +16,9 @@ looking at the runs that are to be predicted: with work that takes no time, for 
 stands for one server whose rate depends on how many are there, beside actors that work for ``t`` (flow equivalence:
 Chandy, Herzog & Woo 1975, "Parametric analysis of queuing networks", IBM J. Res. Dev. 19).
 
-With few cores the senders are the limit. So it is also measured what the learner's core alone takes: a step is timed
-once all results that are under way lie in the object store. Writes results/ceiling.json and docs/images/ceiling.png.
+With few cores the senders are the limit. What the learner's core could take is therefore told by what a result costs
+it, in time of the processor, with all threads of the learner's process. Writes results/ceiling.json and
+docs/images/ceiling.png.
 """
 
 from __future__ import annotations
@@ -25,8 +27,10 @@ import argparse
 import asyncio
 import os
 import time
+from collections import defaultdict
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import matplotlib
@@ -49,7 +53,7 @@ from metagen.state import initial_state
 from metagen.train import train
 
 IMAGE = Path(__file__).parent.parent / "docs" / "images" / "ceiling.png"
-STALENESS = 1
+STALENESS, IN_FLIGHT = 1, 2
 HOSTS = 2
 WIDTHS = {0.4: [24, 48], 4.0: [72, 136], 40.0: [224, 448]}
 """Networks whose parameters in float32 take about so many megabytes."""
@@ -68,12 +72,14 @@ class Host:
     def __init__(self, size: int, seconds: float) -> None:
         self.seconds = seconds
         self.gradient = np.random.default_rng(0).standard_normal(size, dtype=np.float32)
+        self.at_work: defaultdict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def prepare(self, images: list[Any]) -> str:
         return ""
 
-    async def run(self, theta: Any, order: Written) -> WorkResult:
-        await asyncio.sleep(self.seconds)
+    async def run(self, theta: Any, order: Written, seat: int) -> WorkResult:
+        async with self.at_work[seat]:  # an actor does one piece at a time
+            await asyncio.sleep(self.seconds)
         item, version, policy = Order.read(order)
         update, metrics = np.zeros(len(policy), np.float32), {"loss": 1.0}
         return WorkResult(
@@ -81,42 +87,41 @@ class Host:
         )
 
 
-class WaitingPool(RayPool):
-    """The pool of a run, which can also wait without taking anything."""
-
-    def settle(self) -> None:
-        """Wait until every result that was asked for lies in the object store."""
-        ray.wait(list(self._running), num_returns=len(self._running), fetch_local=False)
+def seat(host: Any, number: int) -> Any:
+    """The handle of fake actor ``number``, with what a pool calls of it."""
+    run = SimpleNamespace(remote=lambda theta, order: host.run.remote(theta, order, number))
+    return SimpleNamespace(prepare=host.prepare, run=run)
 
 
-def pool_on(hosts: list[Any], config: RunConfig, actors: int) -> WaitingPool:
+def pool_on(hosts: list[Any], config: RunConfig, actors: int) -> RayPool:
     """The pool of a run, whose actors are coroutines on ``hosts``."""
 
     class Fake(Roster):
         def _begin(self, name: str, values: dict[str, Any], options: dict[str, Any]) -> Any:
-            return hosts[len(self.members) % len(hosts)]
+            number = int(name.rpartition("-")[2])
+            return seat(hosts[number % len(hosts)], number)
 
         def _end(self, actor: Any) -> None:
             return
 
-    class Pool(WaitingPool):
+    class Pool(RayPool):
         roster = Fake
 
     return Pool(config, None, [Crew(actors, actors)])  # type: ignore[arg-type]  # nobody looks at the images
 
 
-def configured(megabytes: float, actors: int) -> RunConfig:
+def configured(megabytes: float, actors: int, in_flight: int = IN_FLIGHT) -> RunConfig:
     """A long asynchronous run of so many actors whose results take so much."""
     items = min(ITEMS[megabytes], 32) if actors <= FEW else ITEMS[megabytes]
     phase = f"{{estimator: joint, steps: 1000000, items: {items}, tasks: 1}}"
     changes = ["mode=async", f"max_staleness={STALENESS}", f"phases=[{phase}]", "precision=fp32", "budget=null"]
     changes += ["policy={name: fixed}", f"generator.architecture.widths={WIDTHS[megabytes]}"]
-    return load_config("quickstart", [*changes, "pool.backup=0", "pool.in_flight=1"], None, None)
+    return load_config("quickstart", [*changes, "pool.backup=0", f"pool.in_flight={in_flight}"], None, None)
 
 
-def cap(config: RunConfig) -> int:
-    """Pieces that may be under way."""
-    return config.phases[0].items * (config.max_staleness + 1)
+def under_way(config: RunConfig, actors: int) -> int:
+    """Pieces that are under way at once."""
+    return min(actors * (config.pool.in_flight or 1), config.phases[0].items * (config.max_staleness + 1))
 
 
 def new_learner(config: RunConfig) -> Learner:
@@ -133,7 +138,7 @@ def measured(learner: Learner, pool: RayPool, seconds: float) -> dict[str, float
     for _ in train(learner, pool):
         now = time.perf_counter()
         if not begun and now - first > seconds / 4:
-            begun, cpu, steps = now, time.thread_time(), 0
+            begun, cpu, steps = now, time.process_time(), 0
             continue
         steps += 1
         if begun and steps % 10 == 0:
@@ -142,7 +147,7 @@ def measured(learner: Learner, pool: RayPool, seconds: float) -> dict[str, float
         if begun and now - begun > seconds and steps >= 4:
             break
     elapsed, results = time.perf_counter() - begun, steps * learner.config.phases[0].items
-    busy = time.thread_time() - cpu
+    busy = time.process_time() - cpu
     return {
         "results_per_second": results / elapsed,
         "learner_busy_share": busy / elapsed,
@@ -165,31 +170,13 @@ def _stored() -> float:
     return get_memory_info_reply(state).store_stats.object_store_bytes_used / 2**20
 
 
-def drained(learner: Learner, pool: WaitingPool, steps: int = 8) -> float:
-    """Results a second that the learner's core takes where all of a step's lie in the object store before it begins."""
-    loop, taken = train(learner, pool), 0.0
-    next(loop)
-    for _ in range(steps):
-        pool.settle()
-        begun = time.perf_counter()
-        next(loop)
-        taken += time.perf_counter() - begun
-    loop.close()
-    return steps * learner.config.phases[0].items / taken
-
-
-def without_work(megabytes: float, counts: list[int]) -> tuple[list[dict[str, float]], float]:
-    """What there is beside work: a run for each number of actors whose work takes no time, and results a second that
-    the learner's core takes by itself."""
-    config = configured(megabytes, max(counts))
-    learner = new_learner(config)
-    hosts = [Host.remote(learner.layout.size, 0.0) for _ in range(HOSTS)]  # type: ignore[attr-defined]
-    ray.get([host.prepare.remote([]) for host in hosts])
-    rows = []
+def without_work(megabytes: float, counts: list[int]) -> list[dict[str, float]]:
+    """What there is beside work: a run for each number of pieces under way, whose work takes no time."""
+    size = new_learner(configured(megabytes, 1)).layout.size
+    hosts = [Host.remote(size, 0.0) for _ in range(HOSTS)]  # type: ignore[attr-defined]
     try:
-        for count in counts:
-            rows.append({"actors": count, **run_of(configured(megabytes, count), hosts, count, 3.0)})
-        return rows, drained(learner, pool_on(hosts, config, cap(config)))
+        # As many actors with a piece each: what one of them would do of two is only to send one after the other.
+        return [{"pieces": n, **run_of(configured(megabytes, n, in_flight=1), hosts, n, 3.0)} for n in counts]
     finally:
         for host in hosts:
             ray.kill(host)
@@ -214,15 +201,15 @@ def pin(cores: set[int]) -> None:
 def sized(megabytes: float, actors: list[int], seconds: float) -> dict[str, Any]:
     """All numbers of actors at one size of results."""
     size, t = new_learner(configured(megabytes, 1)).layout.size, WORK[megabytes]
-    idle, alone = without_work(megabytes, actors)
+    idle = without_work(megabytes, actors)
     rates = [row["results_per_second"] for row in idle]
-    print(megabytes, "without work", [round(rate) for rate in rates], f"learner's core alone {alone:.0f}", flush=True)
+    print(megabytes, "without work", [round(rate) for rate in rates], flush=True)
     hosts = [Host.remote(size, t) for _ in range(HOSTS)]  # type: ignore[attr-defined]
     rows = []
     for count in actors:
         config = configured(megabytes, count)
         row: dict[str, Any] = {"actors": count, **run_of(config, hosts, count, seconds)}
-        row["predicted"] = throughput(min(count, cap(config)), t, actors, rates)
+        row["predicted"] = throughput(count, under_way(config, count), t, actors, rates)
         row["error"] = row["results_per_second"] / row["predicted"] - 1
         rows.append(row)
         print(megabytes, {key: round(value, 3) for key, value in row.items()}, flush=True)
@@ -234,20 +221,20 @@ def sized(megabytes: float, actors: list[int], seconds: float) -> dict[str, Any]
         "items": ITEMS[megabytes],
         "work_seconds": t,
         "learner_seconds": idle[-1]["learner_ms_per_result"] / 1e3,
-        "drained_per_second": alone,
         "without_work": idle,
         "rows": rows,
     }
 
 
-def throughput(actors: int, work: float, counts: list[int], rates: list[float]) -> float:
-    """Results a second of ``actors`` that work for ``work`` seconds and then queue at one server.
+def throughput(actors: int, pieces: int, work: float, counts: list[int], rates: list[float]) -> float:
+    """Results a second of ``actors`` that work on one of ``pieces`` for ``work`` seconds; it then queues at a server.
 
     The server's rate with as many waiting as ``counts`` says is that of ``rates``, and between them on a line. The
-    chance of k waiting is that of a birth and death process: births at (actors - k) / work, deaths at the rate for k.
+    chance of k waiting is that of a birth and death process: births at min(actors, pieces - k) / work, deaths at the
+    rate for k.
     """
-    served = np.interp(np.arange(1, actors + 1), counts, rates)
-    births = (actors - np.arange(actors)) / work
+    served = np.interp(np.arange(1, pieces + 1), counts, rates)
+    births = np.minimum(actors, pieces - np.arange(pieces)) / work
     logs = np.concatenate([[0.0], np.cumsum(np.log(births) - np.log(served))])
     chances = np.exp(logs - logs.max())
     return float((chances[1:] * served).sum() / chances.sum())
@@ -292,7 +279,7 @@ def main() -> None:
         found = {f"{size:g}": sized(size, actors, options.seconds) for size in options.megabytes}
     finally:
         stop_ray()
-    settings = {"hosts": HOSTS, "learner_cores": 1}
+    settings = {"hosts": HOSTS, "learner_cores": 1, "in_flight": IN_FLIGHT}
     path = write("ceiling", {**settings, "sizes": found})
     plot(found)
     print(f"wrote {path} and {IMAGE}")

@@ -57,7 +57,7 @@ def overhead() -> str:
 def ceiling() -> str:
     values = result("ceiling")
     lines = [
-        "| MB a result | most results/s | learner busy | ms of its core a result | its core alone, results/s "
+        "| MB a result | most results/s | learner's core busy | ms of it a result | so the core alone, results/s "
         "| model off by |",
         "|---|---|---|---|---|---|",
     ]
@@ -66,7 +66,7 @@ def ceiling() -> str:
         off = max(abs(row["error"]) for row in one["rows"])
         lines.append(
             f"| {one['megabytes']:.1f} | {best['results_per_second']:.0f} | {best['learner_busy_share']:.0%} "
-            f"| {1e3 * one['learner_seconds']:.2f} | {one['drained_per_second']:.0f} | {off:.0%} at most |"
+            f"| {1e3 * one['learner_seconds']:.2f} | {1 / one['learner_seconds']:.0f} | {off:.0%} at most |"
         )
     return (
         "Learner on one core, fake actors on the others (`benchmarks/results/ceiling.json`):\n\n"

@@ -209,7 +209,8 @@ class RayPool:
             self._vectors[head] = vector
 
     def _receive(self) -> None:
-        """Wait a little for results, and take in those that have come."""
+        """Wait a little for results, take in those that have come, and give whoever is free by that the next work:
+        it need not wait until the caller has looked at them all."""
         if not self._running:
             self._roster.wait(WAIT_SECONDS)
             return
@@ -221,6 +222,7 @@ class RayPool:
         for reference in ready:
             if reference in self._running:  # a loss takes all that the actor held
                 self._settle(reference, *self._running[reference], fetched.get(reference))
+        self._hand_out()
 
     def _fetched(self, references: list[Any]) -> dict[Any, WorkResult]:
         """The results behind ``references`` in one call of Ray; none if any of them cannot be had."""
