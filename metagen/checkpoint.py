@@ -129,7 +129,10 @@ def load_checkpoint(path: Path) -> Checkpoint:
             raise UserError(f"{folder}: checkpoint format {manifest['format']}, this metagen reads {FORMAT}: upgrade")
         if _digest(manifest) != manifest.get("manifest_sha256", _digest(manifest)):
             raise UserError(f"{folder}: damaged checkpoint ({MANIFEST} is not what was written): use another")
-        tensors, config = load_file(weights), RunConfig.parse(manifest["config"])
+        # Copied, since in the file they lie at any address, and products in BLAS depend on it: to resume bit for bit,
+        # vectors must lie as those of a run do that was never stopped.
+        tensors = {name: tensor.clone() for name, tensor in load_file(weights).items()}
+        config = RunConfig.parse(manifest["config"])
         return Checkpoint(
             path=folder,
             config=config,

@@ -32,3 +32,14 @@ def refusal(estimator: Any, family: Any, policy: Any, proximal: float = 0.0, sub
     if needs.proximal and not proximal:
         return "needs an inner loss with a minimum near theta: set policy.proximal above 0, such as 1"
     return None
+
+
+def unseen(estimator: Any, options: Any, policy_options: Any) -> str | None:
+    """Why choices would go unrewarded, in one line that says what to do: steps beyond those that are looked at."""
+    longest, looked = getattr(policy_options, "longest", 0), getattr(options, "query_at", {})
+    if not getattr(estimator, "needs", Needs()).explorer or not looked or longest <= max(looked):
+        return None
+    return (
+        f"the policy may choose {longest} steps, and rewards are taken up to step {max(looked)}: give "
+        f"options.query_at a step {longest}, or policy.options.counts none above {max(looked)}"
+    )

@@ -10,7 +10,7 @@ import torch
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from metagen import algorithms, generators, policies
-from metagen.compatibility import refusal
+from metagen.compatibility import refusal, unseen
 from metagen.errors import UserError
 from metagen.flat import named
 from metagen.generators import ArchitectureConfig
@@ -209,13 +209,16 @@ class RunConfig(Strict):
             raise ValueError("phases: balance needs categories: set categories.most, such as 6")
         try:
             family = self.family()
+            if self.together not in ("auto", 1) and not getattr(family, "batched", True):
+                raise UserError(f"together: family {self.generator.family} computes one task at a time: use 1 or auto")
             policy = find("policy", self.policy.name, policies.REGISTRY)
-            options_of("policy", policy, self.policy.options)
+            chosen = options_of("policy", policy, self.policy.options)
             for phase in self.phases:
                 estimator = find("estimator", phase.estimator, algorithms.REGISTRY)
-                options_of(f"estimator {phase.estimator}", estimator, phase.options)
+                options = options_of(f"estimator {phase.estimator}", estimator, phase.options)
                 subset = self.policy.adapt != ALL
-                if reason := refusal(estimator, family, policy, self.policy.proximal, subset):
+                reason = refusal(estimator, family, policy, self.policy.proximal, subset)
+                if reason := reason or unseen(estimator, options, chosen):
                     parts = f"policy {self.policy.name} and family {self.generator.family}"
                     raise UserError(f"estimator {phase.estimator} with {parts}: {reason}")
             self._subset_exists()
@@ -254,14 +257,18 @@ class RunConfig(Strict):
         return step - min(self.max_staleness, self.phase_at(step)[1])
 
     def with_steps(self, steps: int) -> RunConfig:
-        """The same run in exactly ``steps`` outer steps: every phase is scaled and keeps at least one step."""
+        """The same run in exactly ``steps`` outer steps: every phase is scaled and keeps at least one step.
+
+        Raises ``UserError`` where there are fewer steps than phases.
+        """
         if steps < len(self.phases):
             raise UserError(
                 f"steps: {steps} is too few for {len(self.phases)} phases: give at least {len(self.phases)}"
             )
         counts = [max(1, int(phase.steps * steps / self.steps)) for phase in self.phases]
-        largest = counts.index(max(counts))
-        counts[largest] += steps - sum(counts)
+        while sum(counts) > steps:  # what short phases were rounded up by, the longest of them gives
+            counts[counts.index(max(counts))] -= 1
+        counts[counts.index(max(counts))] += steps - sum(counts)
         phases = []
         for phase, count in zip(self.phases, counts, strict=True):
             outer = phase.outer.model_copy(update={"warmup": min(phase.outer.warmup, count // 10)})

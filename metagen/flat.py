@@ -132,6 +132,10 @@ class Layers:
             return torch.stack([torch.dot(x, y) for x, y in pairs])
         return torch.segment_reduce(a * b, "sum", lengths=self._lengths)
 
+    def mean_square(self, values: Tensor) -> Tensor:
+        """Mean of the squares of ``values [P]`` in each layer: ``[L]``."""
+        return self.dot(values, values) / self._lengths.to(values)
+
     def spread(self, values: Tensor) -> Tensor:
         """One value a layer ``[L]`` to one a parameter ``[P]``."""
         return values.index_select(0, self._of)

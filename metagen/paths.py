@@ -37,6 +37,8 @@ def choose(config: RunConfig) -> int:
     It is measured once for a network on a kind of device, and remembered in ``$XDG_CACHE_HOME/metagen/paths.json``
     (by default ``~/.cache``), so that runs of one config on one machine take one path.
     """
+    if not getattr(config.family(), "batched", True):
+        return 1
     most = max((phase.tasks for phase in config.phases if _together(phase.estimator)), default=1)
     counts = sorted({min(count, most) for count in CANDIDATES})
     if counts == [1]:

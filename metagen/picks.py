@@ -42,9 +42,8 @@ def picks(method: Method, bench: Bench, steps: int) -> Iterator[Pick]:
         path = [s.parameters for s in adapt(method.problem, method.theta, support, method.policy, run, steps, rng)]
         sizes = run.log_sizes
         if not sizes:
-            counts = torch.tensor(layers.sizes).to(path[0])
             moves = [after - before for before, after in pairwise(path) if after is not before]
-            sizes = [safe_root(layers.dot(move, move) / counts).log() for move in moves]
+            sizes = [safe_root(layers.mean_square(move)).log() for move in moves]
         table = torch.stack(sizes).float().cpu() / math.log(10) if sizes else torch.zeros(0, layers.count)
         yield Pick(name, sorter.category(support) if sorter else None, run.rule, table)
 

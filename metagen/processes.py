@@ -11,9 +11,9 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import lru_cache
-from multiprocessing import get_context, parent_process
+from multiprocessing import active_children, get_context, parent_process
 from multiprocessing.process import BaseProcess
-from threading import Thread
+from threading import Event, Thread
 from typing import Any, Generic, Protocol, TypeVar
 
 from metagen.errors import UserError
@@ -72,10 +72,34 @@ def side_by_side(count: int) -> Iterator[Each]:
         yield each
 
 
+class _Executor(ProcessPoolExecutor):
+    """One whose processes begin nothing more once they were told to stop: they hold calls that nobody can take back."""
+
+    def submit(self, function: Callable[..., B], /, *arguments: Any, **named: Any) -> Future[B]:
+        return super().submit(_unless_stopped, function, *arguments, **named)
+
+
+_stopped = Event()
+
+
+def _unless_stopped(function: Callable[..., B], *arguments: Any, **named: Any) -> B:
+    if _stopped.is_set():
+        raise KeyboardInterrupt
+    try:
+        return function(*arguments, **named)
+    except KeyboardInterrupt:
+        _stopped.set()
+        raise
+
+
 @contextmanager
 def executor(count: int, begin: Callable[[], None] | None = None) -> Iterator[ProcessPoolExecutor]:
-    """``count`` processes that end with this one, and call ``begin`` first; ``UserError`` if one of them dies."""
-    pool = ProcessPoolExecutor(count, get_context("spawn"), _end_with_parent, (begin,))
+    """``count`` processes that end with this one, and call ``begin`` first; ``UserError`` if one of them dies.
+
+    What is raised within, Ctrl-C too, is a SIGTERM for them: a training stops after its step with a checkpoint.
+    """
+    before = active_children()
+    pool = _Executor(count, get_context("spawn"), _end_with_parent, (begin,))
     # Started all at once by as many calls, and one more: the executor watches only those that there were when it last
     # woke, which a call makes it do before it starts a process. Without, the death of the newest could go unseen.
     for _ in range(count + 1):
@@ -86,6 +110,10 @@ def executor(count: int, begin: Callable[[], None] | None = None) -> Iterator[Pr
         raise UserError(
             f"one of {count} processes was killed, for want of memory perhaps: try --workers {count // 2}"
         ) from None
+    except BaseException:
+        for process in set(active_children()) - set(before):
+            process.terminate()
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
 

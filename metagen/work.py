@@ -72,7 +72,7 @@ def build_problem(config: RunConfig) -> Problem:
     network = FlatNetwork(initialised(family, config.seed), device_of(config), config.dtype)
     patterns = config.policy.adapt
     adapted = None if patterns == ALL else network.layout.subset(patterns).to(network.device)
-    found = config.categories.found
+    found = config.categories.found if config.categories.most else None
     sorter = Sorter(found) if found else None
     together = 1 if config.together == "auto" else config.together
     return Problem(

@@ -49,6 +49,13 @@ def test_round_trip_is_bit_exact(learner: Learner, tmp_path: Path, assert_same_s
     assert sorted(path.name for path in tmp_path.rglob("*")) == sorted(["c", WEIGHTS, MANIFEST])
 
 
+def test_what_is_loaded_lies_in_memory_as_what_was_saved(learner: Learner, tmp_path: Path) -> None:
+    """How BLAS rounds a product depends on the address of its operands, and a resumed run must round alike."""
+    state = load_checkpoint(_save(learner, tmp_path / "c")).state
+    vectors = [state.theta, state.policy, state.mean, *state.moments.values(), *state.policy_moments.values()]
+    assert all(vector.data_ptr() % 64 == 0 for vector in vectors)
+
+
 def test_odd_values_survive_bit_for_bit(learner: Learner, tmp_path: Path) -> None:
     theta = learner.state.theta.clone()
     theta[:6] = torch.tensor([0.0, -0.0, 1e-45, float("inf"), float("nan"), 16777217.0])

@@ -61,6 +61,11 @@ def test_the_table_of_families_is_what_the_code_accepts() -> None:
         (["phases.1={estimator: closed-form}"], "estimator closed-form .*: adapts in closed form: use policy ridge"),
         (["phases.1={estimator: ppo}"], "estimator ppo .*: learns from the rewards .*: use policy stochastic"),
         (
+            ["policy={name: stochastic}", "phases.1={estimator: ppo, options: {query_at: {5: 1, 10: 1}}}"],
+            "estimator ppo .*: the policy may choose 20 steps, and rewards are taken up to step 10: give .* a step 20",
+        ),
+        (["generator.family=gan", "together=4"], "together: family gan computes one task at a time: use 1 or auto"),
+        (
             ["policy={name: stochastic}", "phases.1={estimator: maml}"],
             "estimator maml .*: differentiates the policy, whose choices have no derivative: use ppo, fomaml",
         ),

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from launch.preset import load_config, presets
@@ -146,6 +146,7 @@ def test_phases_follow_one_another(tiny_config: Any) -> None:
 
 
 @given(st.lists(st.integers(1, 3000), min_size=1, max_size=6), st.integers(1, 5000))
+@example([45, 45, 4, 3, 3], 5)
 def test_with_steps_scales_every_phase_and_keeps_at_least_one_step_of_each(lengths: list[int], steps: int) -> None:
     config = RunConfig(phases=tuple(PhaseConfig(steps=length) for length in lengths))
     if steps < len(lengths):

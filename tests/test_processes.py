@@ -111,6 +111,23 @@ def test_the_death_of_any_process_is_noticed_while_the_others_work() -> None:
         lose_the_newest()
 
 
+def test_an_interrupt_stops_what_runs_and_nothing_more_is_begun(tmp_path: Path) -> None:
+    """As a training does, each call turns the signal into an exception of its own."""
+    setting = "import pathlib, signal, time; signal.signal(signal.SIGTERM, signal.default_int_handler)"
+
+    def interrupt_the_first() -> None:
+        with executor(1) as pool:
+            for number in range(4):
+                pool.submit(exec, f"{setting}; pathlib.Path('{tmp_path}/{number}').touch(); time.sleep(1000)")
+            while not (tmp_path / "0").exists():
+                time.sleep(0.05)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupt_the_first()
+    assert [path.name for path in tmp_path.iterdir()] == ["0"]
+
+
 def test_processes_end_with_the_one_that_started_them(tmp_path: Path) -> None:
     code = (
         "import os, sys, time\n"

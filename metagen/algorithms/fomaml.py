@@ -56,7 +56,9 @@ class Fomaml:
                     looks = [query.look(step.parameters) for query, step in zip(queries, now, strict=True)]
                     for mine, (loss, slope) in zip(slopes, problem.gradients(looks), strict=True):
                         gradient.add_(slope, alpha=share * self.weights[k])
-                        mine.append((k, self.weights[k] * slope))
+                        # What is not adapted stays where it is, whatever the policy makes of it.
+                        moved = slope if problem.adapted is None else slope * problem.adapted
+                        mine.append((k, self.weights[k] * moved))
                         add(metrics, f"query_loss/{k}", share * loss)
                         add(metrics, "loss", share * self.weights[k] * loss)
                 if k == self.steps and self.steps:

@@ -21,6 +21,9 @@ from metagen.tasks.episodes import Episode
 
 
 class PpoEstimatorOptions(QueryOptions):
+    query_at: dict[int, float] = Field(default={0: 1.0, 5: 1.0, 10: 1.0, 20: 1.0})
+    """Weight of the query loss after so many inner steps. Rewards are taken at those above 0: as far as the policy may
+    choose to go."""
     rollouts: int = Field(1, ge=1)
     """Choices drawn for each episode, in the same noise."""
     cost: float = Field(0.0, ge=0)

@@ -37,14 +37,16 @@ class QueryOptions(Strict):
 class Query:
     """The query loss of one episode.
 
-    Every look of an episode uses the same noise: what changes along the path is phi alone.
+    Every look of an episode uses the same noise: what changes along the path is phi alone. It is drawn from a stream of
+    its own, so that adaptation is not judged by the noise that it was fitted to.
     """
 
     def __init__(self, problem: Problem, episode: Episode, draws: int, rng: torch.Generator) -> None:
         self.problem = problem
         self.condition = Condition.of_tasks(episode.support[None])
         self.images = episode.query.repeat_interleave(draws, dim=0)
-        self.noise = problem.family.draw(len(self.images), replayed(rng.get_state()))
+        seed = int(torch.randint(2**62, (), generator=replayed(rng.get_state())))  # and rng stays where it is
+        self.noise = problem.family.draw(len(self.images), torch.Generator().manual_seed(seed))
 
     def look(self, phi: Tensor) -> Look:
         """What ``gradient`` asks for at ``phi [P]``."""

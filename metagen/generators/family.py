@@ -74,6 +74,9 @@ class Family(Protocol):
     first_order_only: str = ""
     """Why estimators that differentiate the gradient itself must refuse this family; empty where they need not. A
     gradient that is not that of one loss, such as two players' field, has no meaningful derivative to go back by."""
+    batched: bool = True
+    """Whether a batch of networks can compute the losses (``torch.vmap``): not where what is computed depends on the
+    numbers that were drawn."""
 
     def build(self) -> nn.Module:
         """A new network, initialised from torch's generator as it stands."""

@@ -63,6 +63,7 @@ class Gan(Family):
     """
 
     Options = GanOptions
+    batched = False  # which pairs bear the penalty, and how far images are shifted, is drawn
     first_order_only = "its gradient is the field of two players, not the gradient of one loss"
     metric = f"energy score of {SCORED} images (rms of pixels in [-1, 1])"
 

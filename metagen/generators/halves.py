@@ -8,12 +8,22 @@ from __future__ import annotations
 
 import itertools
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metagen.generators.architecture import ArchitectureConfig
-from metagen.generators.network import ACTIVATIONS, Down, Features, SetEncoder, Stage, Up, conv, hinted, norm
+from metagen.generators.network import (
+    ACTIVATIONS,
+    Down,
+    Features,
+    SetEncoder,
+    Stage,
+    Up,
+    channels_last,
+    conv,
+    hinted,
+    norm,
+)
 
 CHANNELS = 16
 """Channels of the coarsest map where it meets a vector."""
@@ -92,7 +102,7 @@ class Decoder(nn.Module):
         parts += [_spread(context[-1], B)] if context else []
         e = self.act(sum(parts[1:], parts[0])) if parts else None
         h = self.start(latent).view(B, CHANNELS, self.side, self.side)
-        h = self.stem(h.contiguous(memory_format=torch.channels_last))
+        h = self.stem(channels_last(h))
         for level in reversed(range(len(self.stages))):
             if level + 1 < len(self.stages):
                 h = self.ups[level](h)

@@ -105,11 +105,11 @@ class Alfa:
 
 def features(state: State, layers: Layers, parameters: Tensor, gradient: Gradient, step: int) -> Tensor:
     """What sizes depend on: ``[L, FEATURES]``, each within a few units of 0. Gathers what it must in ``state``."""
-    slope, count = gradient.mean, torch.tensor(layers.sizes).to(gradient.mean)
-    level = _log_rms(slope, layers, count)
+    slope = gradient.mean
+    level = _log_rms(slope, layers)
     if "level" not in state:  # the first step: what is known at theta
         state["level"] = level
-        state["scale"] = _standardised(_log_rms(parameters, layers, count))
+        state["scale"] = _standardised(_log_rms(parameters, layers))
         state["loss"] = gradient.loss.to(slope).sign() * gradient.loss.to(slope).abs().log1p()
         state["norm"] = safe_root(slope @ slope).clamp_min(1e-12).log10() / 2
         state["sum"] = torch.zeros_like(slope)
@@ -124,9 +124,9 @@ def features(state: State, layers: Layers, parameters: Tensor, gradient: Gradien
     return torch.cat([agreement(state, layers, gradient), torch.stack(of_layer, dim=1), shared], dim=1)
 
 
-def _log_rms(values: Tensor, layers: Layers, count: Tensor) -> Tensor:
+def _log_rms(values: Tensor, layers: Layers) -> Tensor:
     """log10 of the root mean square of ``values [P]`` in each layer ``[L]``; -12 where all are 0."""
-    return safe_root(layers.dot(values, values) / count).clamp_min(1e-12).log10()
+    return safe_root(layers.mean_square(values)).clamp_min(1e-12).log10()
 
 
 def _standardised(values: Tensor) -> Tensor:

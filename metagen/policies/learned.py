@@ -105,7 +105,7 @@ class LearnedOptimiser:
 
 def log_rms(values: Tensor, layers: Layers) -> Tensor:
     """Log of the root mean square of ``values [P]`` in each layer: ``[L]``."""
-    return safe_root(layers.dot(values, values) / torch.tensor(layers.sizes).to(values)).log()
+    return safe_root(layers.mean_square(values)).log()
 
 
 def _over_rms(values: Tensor, layers: Layers) -> Tensor:

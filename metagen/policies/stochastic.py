@@ -61,6 +61,11 @@ class StochasticOptions(PpoOptions):
             raise ValueError("counts: give different numbers of steps of at least 1, such as [20, 10, 5]")
         return self
 
+    @property
+    def longest(self) -> int:
+        """The largest number of steps that can be chosen; 0 where that is not left to choice."""
+        return max(self.counts) if "steps" in self.chooses else 0
+
 
 class Heads(NamedTuple):
     """What the network says of ``N`` tasks; distributions over the ``R`` rules and what goes with each of them."""
@@ -238,7 +243,7 @@ class Stochastic:
 def features(layers: Layers, gradient: Gradient) -> Tensor:
     """What the choice may depend on: ``[F]``, float32 on the CPU, each within a few units of 0."""
     mean = gradient.mean.detach()
-    rms = safe_root(layers.dot(mean, mean) / torch.tensor(layers.sizes).to(mean)).log10().clamp_min(-12.0)
+    rms = safe_root(layers.mean_square(mean)).log10().clamp_min(-12.0)
     agreed, loss = mean.new_zeros(()), gradient.loss.detach().to(mean)
     if gradient.halves is not None:
         one, other = (half.detach() for half in gradient.halves)

@@ -173,10 +173,6 @@ class Space:
                 assignment[name] = ask(name, domain)
         return assignment
 
-    def restricted(self, values: Mapping[str, Value]) -> Assignment:
-        """``values`` without those of inactive parameters."""
-        return self.assign(lambda name, domain: values[name])
-
     def check(self, values: Mapping[str, Value]) -> None:
         """Raise ``UserError`` unless ``values`` are an assignment: a value of its domain for every active parameter."""
         for name in values:

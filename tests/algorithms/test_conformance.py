@@ -55,9 +55,9 @@ def config_of(tiny_config: Any) -> Any:
 
     def make(policy: str, estimators: list[str], *assignments: str) -> Any:
         values = tiny_config(*assignments).model_dump(mode="json")
-        values["policy"] = {"name": policy, "proximal": _proximal(policy)}
-        if "horizon" in policies.REGISTRY[policy].Options.model_fields:
-            values["policy"]["options"] = {"horizon": 2}
+        fields = policies.REGISTRY[policy].Options.model_fields
+        options = {name: value for name, value in {"horizon": 2, "counts": [2, 1]}.items() if name in fields}
+        values["policy"] = {"name": policy, "proximal": _proximal(policy), "options": options}
         return tiny_config().parse({**values, "phases": [_phase(name) for name in estimators]})
 
     return make

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -90,6 +91,20 @@ def test_the_hypergradient_of_one_inner_step_is_exact(
     exact = slope_of_the_loss(problem, theta, tasks, policy, vector, query_at, range(len(vector)), "vector")
     assert exact.abs().max() > 1e-4
     assert torch.allclose(found, exact, rtol=1e-4, atol=1e-5 * float(exact.abs().max()))
+
+
+def test_what_is_not_adapted_has_no_say_in_what_is_learned(
+    toy_problem: Any, episodes: Any, estimate: Any, slope_of_the_loss: Any
+) -> None:
+    """The policy would move all parameters, also those without a gradient; they stay, so they teach it nothing."""
+    problem, policy, tasks, query_at = toy_problem(), _policy(), episodes(2), {1: 1.0}
+    problem = replace(problem, adapted=problem.network.layout.subset(["0.*"]))
+    theta, vector = problem.network.initial.double(), _some_vector(policy)
+    fomaml = Fomaml(FomamlOptions(query_at=query_at, query_draws=2))
+    found = estimate(fomaml, problem, theta, tasks, policy, vector)
+    exact = slope_of_the_loss(problem, theta, tasks, policy, vector, query_at, range(len(vector)), "vector")
+    assert torch.allclose(found.policy_gradient, exact, rtol=1e-4, atol=1e-5 * float(exact.abs().max()))
+    assert found.gradient[~problem.adapted].any()  # theta's own gradient is of the whole network
 
 
 def test_maml_is_exact_through_it(toy_problem: Any, episodes: Any, estimate: Any, slope_of_the_loss: Any) -> None:

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from metagen.adapt import adapt
+from metagen import paths
+from metagen.adapt import Inner, Look, adapt
+from metagen.algorithms.query import Query
 from metagen.checkpoint import load_checkpoint, save_checkpoint
 from metagen.errors import UserError
 from metagen.evaluate import Bench, choose_classes, method_of
@@ -17,6 +19,7 @@ from metagen.generators import REGISTRY, ArchitectureConfig, Condition, Family
 from metagen.policies import Run
 from metagen.policies.fixed import Fixed, FixedOptions
 from metagen.seeding import torch_generator
+from metagen.tasks.episodes import Episode
 
 FAMILIES = sorted(REGISTRY)
 FIELDS: dict[str, list[Any]] = {
@@ -127,6 +130,39 @@ def test_everything_random_is_the_seeds(family: str, case: Any) -> None:
 def test_a_draw_has_a_row_for_each_loss(family: str, count: int, case: Any) -> None:
     draw = case(family).problem.family.draw(count, torch_generator("draw"))
     assert all(len(values) == count and values.device.type == "cpu" for values in draw.values())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_several_networks_at_once_give_what_each_gives_alone_or_the_family_says_that_it_cannot(
+    family: str, case: Any, family_config: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    here, rng = case(family), torch_generator("three")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    chosen = paths.choose(family_config(family, "phases=[{estimator: reptile, tasks: 4}]", "precision=fp32"))
+    if not here.problem.family.batched:
+        assert chosen == 1
+        return
+    looks = [
+        Look(here.theta + 0.01 * torch.randn(len(here.theta), generator=rng), here.condition, here.images, draw)
+        for draw in (here.problem.family.draw(len(here.images), rng) for _ in range(3))
+    ]
+    together = dataclasses.replace(here.problem, together=3).gradients(looks)
+    for (loss, slope), (one_loss, one) in zip(together, here.problem.gradients(looks), strict=True):
+        assert loss == pytest.approx(one_loss, rel=1e-5)
+        assert float((slope - one).norm() / one.norm()) < 1e-5
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_adaptation_is_not_judged_by_noise_that_it_was_fitted_to(family: str, case: Any) -> None:
+    """Also where query and support take as many draws, so that one stream would give the same numbers twice."""
+    here, rng = case(family), torch_generator("episode")
+    pictures = here.images[:3]
+    inner = Inner.of(here.problem, Fixed(FixedOptions()), here.theta, pictures)
+    query = Query(here.problem, Episode(pictures, pictures, "class", 0), here.problem.draws, rng)
+    [look] = inner.looks(here.theta, 0, rng)
+    for name, values in look.noise.items():
+        if values.is_floating_point():
+            assert not torch.isin(values, query.noise[name]).any(), name
 
 
 @pytest.mark.parametrize("of", ["losses", "scores"])

@@ -29,7 +29,6 @@ def test_every_value_is_of_its_domain_and_the_conditions_hold(space: Space, seed
     assert ("generator.architecture.blocks" in assignment) == (assignment["levels"] <= 2)
     # A condition on an inactive parameter does not hold.
     assert ("ema" in assignment) == (assignment.get("generator.architecture.blocks") == 1)
-    assert space.restricted({**dict.fromkeys(space.parameters), **assignment}) == assignment
 
 
 @settings(max_examples=10)
