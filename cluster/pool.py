@@ -79,6 +79,7 @@ class RayPool:
     """
 
     roster: type[Roster] = Roster
+    background = True
 
     def __init__(
         self,

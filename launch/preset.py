@@ -29,7 +29,8 @@ def load_config(
 ) -> RunConfig:
     """The config that a preset's name or a YAML file's path stands for, with changes applied.
 
-    A preset that starts from a checkpoint takes over its generator, and the form of its images; a file says its own.
+    A preset that starts from a checkpoint takes over its generator, and the form and polarity of its images; a file
+    says its own.
     """
     path = Path(source)
     if path.suffix in (".yaml", ".yml"):
@@ -43,7 +44,7 @@ def load_config(
         values["start_from"] = start_from
     changed = override(values, assignments)
     if source in presets() and changed.get("start_from"):
-        changed = override(values | _of_checkpoint(str(changed["start_from"]), values), assignments)
+        changed = override(values | _of_checkpoint(str(changed["start_from"]), values, changed), assignments)
     values = changed
     if seed is not None:
         values["seed"] = seed
@@ -51,9 +52,9 @@ def load_config(
     return config if steps is None else config.with_steps(steps)
 
 
-def _of_checkpoint(word: str, values: dict[str, Any]) -> dict[str, Any]:
-    """What a preset of ``values`` takes over from the checkpoint that it starts from; raises ``UserError`` if it is a
-    recipe for another family."""
+def _of_checkpoint(word: str, values: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
+    """What a preset of ``values`` takes over from the checkpoint that it starts from, to learn from the data ``asked``
+    for; raises ``UserError`` if it is a recipe for another family."""
     config = load_checkpoint(checkpoint_path(word)).config
     mine, theirs = values.get("generator", {}).get("family", config.generator.family), config.generator.family
     if mine != theirs:
@@ -61,6 +62,8 @@ def _of_checkpoint(word: str, values: dict[str, Any]) -> dict[str, Any]:
             f"start_from: {word} is of family {theirs}, preset '{values['name']}' is for {mine}: use another of them"
         )
     form = config.data.model_dump(mode="json", include={"image_size", "channels"})
+    if asked["data"].get("source") in ("folder", "npz"):
+        form["polarity"] = config.data.polarity_of_others
     return {
         "generator": config.generator.model_dump(mode="json"),
         "data": {**values.get("data", {}), **form},

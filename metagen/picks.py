@@ -40,8 +40,9 @@ def picks(method: Method, bench: Bench, steps: int) -> Iterator[Pick]:
         run = Run(method.vector, layers)
         rng = torch_generator(bench.seed, "adaptation", name)
         path = [s.parameters for s in adapt(method.problem, method.theta, support, method.policy, run, steps, rng)]
-        sizes = run.log_sizes
-        if not sizes:
+        share = method.problem.share(len(support), method.vector)
+        sizes = [size + math.log(share) for size in run.log_sizes] if share else []
+        if share and not sizes:
             moves = [after - before for before, after in pairwise(path) if after is not before]
             sizes = [safe_root(layers.mean_square(move)).log() for move in moves]
         table = torch.stack(sizes).float().cpu() / math.log(10) if sizes else torch.zeros(0, layers.count)

@@ -34,6 +34,9 @@ class Crew:
 class Pool(Protocol):
     """Workers that turn items into results."""
 
+    background: bool
+    """Whether they work from when they are given items, not only while results are taken."""
+
     @property
     def workers(self) -> int:
         """Workers that there are now."""
@@ -74,7 +77,7 @@ class Pool(Protocol):
 class SerialPool:
     """One worker, in this process, on one thread: the reference that every other pool must equal."""
 
-    workers = 1
+    workers, background = 1, False
 
     def __init__(self, parts: work.Parts) -> None:
         self.parts = parts

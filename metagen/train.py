@@ -56,8 +56,10 @@ def train(learner: Learner, pool: Pool) -> Iterator[StepReport]:
             busy[result.worker] = busy.get(result.worker, 0.0) + result.seconds
         # In mode async a piece may have taken longer than this step, whose share of it is what there was time for.
         adapt = min(sum(busy.values()) / pool.workers, ended - started)
-        # What the step took beyond its work; where the caller came back later than that was done, from then on.
-        transfer = max(taken - max(asked, started + max(busy.values())), 0.0)
+        # What the step took beyond its work; where the caller came back later than that was done, from then on. A pool
+        # that works while it is asked begins then.
+        begun = started if pool.background else asked
+        transfer = max(taken - max(asked, begun + max(busy.values())), 0.0)
         yield StepReport(
             step=step + 1,
             steps=config.steps,

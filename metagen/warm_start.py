@@ -6,7 +6,19 @@ from dataclasses import replace
 
 from metagen.checkpoint import Checkpoint
 from metagen.state import MetaState, initial_state
+from metagen.tasks.imageset import ImageSet
+from metagen.tasks.pixels import MIDDLE, border_level
 from metagen.work import Parts
+
+
+def polarity_note(saved: Checkpoint, images: ImageSet) -> str:
+    """What to say where a run of ``images`` begins with a generator that draws the other way round; else nothing."""
+    if saved.config.data.polarity_of_others == "keep" or border_level(images.images) <= MIDDLE:
+        return ""
+    return (
+        f"{images.name}: dark ink on a bright ground, and the run begins with a generator of bright ink on a dark one: "
+        "data.polarity=auto turns the images"
+    )
 
 
 def begun_with(saved: Checkpoint, parts: Parts) -> MetaState:

@@ -50,6 +50,19 @@ def test_a_pick_is_the_rule_and_the_sizes_that_steps_were_taken_with(
         assert torch.allclose(pick.log10_sizes, torch.full((4, 2), -3.0), atol=1e-5)
 
 
+@pytest.mark.parametrize("shots", [1, 2])
+def test_with_fewer_images_than_trained_at_the_sizes_are_those_that_were_taken(
+    shots: int, toy_problem: Any, bench: Bench
+) -> None:
+    method = _method(toy_problem, _policy("learned-steps", step_size=1e-3, start_weight=0.0), shots=3)
+    few = dataclasses.replace(bench, shots=shots)
+    for pick in picks(method, few, steps=2):
+        if shots == 1:
+            assert pick.log10_sizes.shape == (0, 2)  # it adapts nothing
+        else:
+            assert torch.allclose(10**pick.log10_sizes, torch.full((2, 2), 0.5e-3), rtol=1e-4)
+
+
 def test_a_policy_that_stops_early_picks_fewer_steps(toy_problem: Any, bench: Bench) -> None:
     found = list(picks(_method(toy_problem, _policy("stochastic", counts=[2])), bench, steps=6))
     assert [len(pick.log10_sizes) for pick in found] == [2, 2, 2]

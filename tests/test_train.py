@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -223,9 +224,12 @@ def test_the_state_after_a_report_is_that_of_the_report(tiny_config: Any, new_le
 
 
 def test_the_seconds_of_a_step_are_split_into_parts_that_make_up_the_whole(tiny_config: Any, new_learner: Any) -> None:
+    """Also where the caller takes its time between steps: a pool that works when it is asked spends none on the way."""
     learner, parts = new_learner(tiny_config())
     for report in train(learner, SerialPool(parts)):
+        time.sleep(0.1)
         seconds = report.seconds
+        assert seconds["transfer"] < 0.05
         assert set(seconds) == {"adapt", "transfer", "idle", "learner", "total"}
         assert all(value >= 0 for value in seconds.values())
         assert sum(seconds.values()) - seconds["total"] == pytest.approx(seconds["total"], rel=1e-6)

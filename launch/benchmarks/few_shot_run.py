@@ -9,7 +9,7 @@ from typing import Any
 from launch.benchmarks.few_shot import Plan, run
 from launch.benchmarks.few_shot_report import picture, report
 from launch.benchmarks.few_shot_summary import summary
-from launch.generators.evaluation import write_json, write_text
+from launch.output import write_json, write_text
 from metagen.errors import UserError
 
 PLAN, FIGURES = "plan.json", "few-shot.json"

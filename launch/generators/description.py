@@ -9,7 +9,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from launch.generators.evaluation import write_json
+from launch.output import write_json
 from metagen import describe
 from metagen.config import RunConfig
 from metagen.pool import one_thread

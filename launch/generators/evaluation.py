@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -16,10 +15,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from launch import pretrained
-from launch.generators.generation import write_picture
 from launch.generators.page import Row, html_page
 from launch.generators.rivals import Rival, rivals_of
 from launch.generators.tables import print_tables
+from launch.output import check_picture, check_writable, write_json, write_picture, write_text
 from metagen import __version__, tasks
 from metagen.bootstrap import LEVEL
 from metagen.checkpoint import load_checkpoint
@@ -43,7 +42,7 @@ from metagen.picture import grid
 from metagen.pool import available_cores, one_thread
 from metagen.processes import A, B, Each, side_by_side
 from metagen.quality import Features, measured, nearest_real
-from metagen.tasks.config import DataConfig
+from metagen.tasks.config import DataConfig, Polarity
 
 ROWS, SAMPLES = 8, 8
 FEWEST = 4
@@ -76,6 +75,12 @@ class Request:
 def run_evaluation(request: Request) -> None:
     """Evaluate, print the tables, write ``evaluation.json``, ``evaluation.html`` and ``samples.png``."""
     started = time.monotonic()
+    home = home_of(request.checkpoint)
+    picture, target = request.picture or home / "samples.png", request.json_file or home / "evaluation.json"
+    page = request.page or target.with_suffix(".html")
+    check_picture(picture, "--picture")
+    check_writable(target, "--json")
+    check_writable(page, "--page")
     one_thread()
     extract = extractor_of(request.extractor) if request.samples else None
     saved = load_checkpoint(request.checkpoint)
@@ -86,7 +91,8 @@ def run_evaluation(request: Request) -> None:
     for note in images.notes:
         print(f"note: {note}", file=sys.stderr)
     if few:
-        print(f"note: {len(few)} classes of split '{request.split}' have too few images: {', '.join(few[:5])}")
+        left_out = f"{len(few)} classes of split '{request.split}' have too few images: {', '.join(few[:5])}"
+        print(f"note: {left_out}", file=sys.stderr)
     meta = method_of(saved)
     bench = Bench(images, classes, shots, request.seed)
     if sorter := meta.problem.sorter:
@@ -104,7 +110,6 @@ def run_evaluation(request: Request) -> None:
             tuned = {rival.name: rival.start.with_adam(_size_for(sizes[rival.name], adapted)) for rival in sampled}
             makers = {name: Adapted(method, adapted) for name, method in {"meta": meta, **tuned}.items()}
             samples, rows = _sampled(bench, makers, adapted, request, extract, each)
-    home = home_of(request.checkpoint)
     values: dict[str, Any] = {
         "metagen": __version__,
         "checkpoint": pretrained.NAME if request.checkpoint == pretrained.FOLDER else str(request.checkpoint),
@@ -127,13 +132,10 @@ def run_evaluation(request: Request) -> None:
         values["methods"][name]["step_size"] = {str(k): size for k, size in chosen.items()}
     if samples is not None:
         values["samples"] = samples
-    picture = request.picture or home / "samples.png"
-    _draw(bench, meta, adapted, rows, picture)
-    target = request.json_file or home / "evaluation.json"
-    page = request.page or target.with_suffix(".html")
-    write_text(page, html_page(values, rows), "--page" if request.page else "--json")
+    print_tables(values)  # first: what has been measured is not lost if a disk is full
     write_json(target, values)
-    print_tables(values)
+    write_text(page, html_page(values, rows), "--page")
+    _draw(bench, meta, adapted, rows, picture)
     print(f"wrote {target}, {page} and {picture} in {time.monotonic() - started:.0f} s")
 
 
@@ -179,19 +181,21 @@ def _draw(bench: Bench, meta: Method, steps: int, rows: Sequence[Row], picture: 
     write_picture(grid(drawn_rows[:ROWS], titles=("shown", f"generated after {steps} steps")), picture, "--picture")
 
 
-def data_config(trained: DataConfig, data: Path) -> DataConfig:
-    """The config of another data set at the size that a model was trained for: a source's name or a path."""
+def data_config(trained: DataConfig, data: Path, polarity: Polarity | None = None) -> DataConfig:
+    """The config of another data set in the form that a model was trained on: a source's name or a path.
+
+    ``polarity`` of a folder or an npz; without it, as the model needs it.
+    """
     values = {"image_size": trained.image_size, "channels": trained.channels}
-    if ":" in str(data) or (str(data) in tasks.REGISTRY and not data.exists()):
+    if not data.exists() and (":" in str(data) or str(data) in tasks.REGISTRY):
         return DataConfig.parse({**values, "source": str(data)})
-    if (data / "images_evaluation.zip").is_file():
-        return DataConfig.parse({**values, "source": "omniglot", "path": str(data)})
-    if data.is_dir():
-        return DataConfig.parse({**values, "source": "folder", "path": str(data), "polarity": "auto"})
-    if not data.is_file():
+    if not data.exists():
         raise UserError(f"{data}: no such file or folder; give a folder of class folders, an .npz, or a source's name")
-    source = "omniglot" if "omniglot" in data.name else "npz"
-    return DataConfig.parse({**values, "source": source, "path": str(data)})
+    if (data / "images_evaluation.zip").is_file() or (data.is_file() and "omniglot" in data.name):
+        return DataConfig.parse({**values, "source": "omniglot", "path": str(data)})
+    source = "folder" if data.is_dir() else "npz"
+    polarity = polarity or trained.polarity_of_others
+    return DataConfig.parse({**values, "source": source, "path": str(data), "polarity": polarity})
 
 
 def _measure(
@@ -226,22 +230,6 @@ def progress_bar(each: Each) -> Iterator[Callable[[str, int], Each]]:
             return advancing
 
         yield shown
-
-
-def write_json(target: Path, values: dict[str, Any]) -> None:
-    """Write figures atomically; raises ``UserError`` if the file cannot be written."""
-    write_text(target, json.dumps(values, indent=1), "--json")
-
-
-def write_text(target: Path, text: str, option: str) -> None:
-    """Write a file atomically; raises ``UserError`` naming the command's ``option`` if it cannot be written."""
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f".{target.name}.partial")
-        partial.write_text(text)
-        partial.replace(target)
-    except OSError as error:
-        raise UserError(f"{target}: cannot be written ({error.strerror}): choose another with {option}") from None
 
 
 def home_of(checkpoint: Path) -> Path:

@@ -6,8 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-from PIL.Image import Image
-
+from launch.output import check_picture, write_picture
 from metagen import tasks
 from metagen.checkpoint import load_checkpoint, publishing
 from metagen.errors import UserError
@@ -30,15 +29,13 @@ def adapt_to_folder(checkpoint: Path, images_dir: Path, steps: int, samples: int
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} exists and is not empty: choose another --out")
     trained = saved.config.data
-    # The user's paper is white more often than not; the packaged set's is black.
-    polarity = "auto" if trained.source in ("pictograms", "omniglot") else trained.polarity
     config = DataConfig.parse(
         {
             "source": "folder",
             "path": str(images_dir),
             "image_size": trained.image_size,
             "channels": trained.channels,
-            "polarity": polarity,
+            "polarity": trained.polarity_of_others,
         }
     )
     shown = tasks.load_class_folder(images_dir, config)
@@ -70,6 +67,7 @@ def sample_classes_to_file(
     checkpoint: Path, split: str, classes: int, samples: int, shots: int | None, steps: int, out: Path, seed: int
 ) -> None:
     """Draw classes of the checkpoint's own data set into one picture."""
+    check_picture(out, "--out")
     one_thread()
     saved = load_checkpoint(checkpoint)
     images = tasks.load(saved.config.data)
@@ -78,12 +76,3 @@ def sample_classes_to_file(
     bench, method = Bench(images, chosen, shots, seed), method_of(saved)
     write_picture(grid(drawn(method, bench, chosen, steps, samples)), out, "--out")
     print(f"wrote {out}")
-
-
-def write_picture(picture: Image, out: Path, option: str) -> None:
-    """Save a picture; raises ``UserError`` naming the command's ``option`` if it cannot be written."""
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(out)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{out}: cannot be written ({error}): choose another .png with {option}") from None

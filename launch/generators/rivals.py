@@ -41,6 +41,13 @@ def rivals_of(
 
 
 def _tuning_bench(images: ImageSet, shots: int, seed: int) -> Bench:
+    """Validation classes; raises ``UserError`` if there are none."""
+    if not len(images.members("valid", shots + MIN_QUERIES)):
+        raise UserError(
+            f"{images.name}: no validation class with {shots + MIN_QUERIES} images ({shots} shots and {MIN_QUERIES} to "
+            "test on) to tune the baseline's step size on: put some classes into the split valid, or give their "
+            "classes more images"
+        )
     return Bench(images, choose_classes(images, "valid", shots, TUNING_CLASSES, seed)[0], shots, seed)
 
 
@@ -57,6 +64,11 @@ def _joint(path: Path | None, saved: Checkpoint, meta: Method) -> Method | None:
             raise UserError(
                 f"{path}: draws images of (size, channels) {form(joint)}, the checkpoint to evaluate {form(saved)}: "
                 "train the baseline on images of the same form"
+            )
+        if (seen := joint.config.generator.architecture.set_conditioning) != "none":
+            raise UserError(
+                f"{path}: is no unconditioned baseline (generator.architecture.set_conditioning is {seen}): train one "
+                "with none"
             )
         method = method_of(joint)
         if method.problem.family.metric != metric:

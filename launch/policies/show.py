@@ -12,8 +12,8 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
-from launch.generators.evaluation import data_config, home_of, write_json
-from launch.generators.generation import write_picture
+from launch.generators.evaluation import data_config, home_of
+from launch.output import check_picture, check_writable, write_json, write_picture
 from launch.policies.plot import Panel, plot
 from metagen import tasks
 from metagen.checkpoint import load_checkpoint
@@ -36,6 +36,10 @@ def show_policy(
     json_file: Path | None,
 ) -> None:
     """Adapt to ``count`` tasks, and show what was picked on the way."""
+    target = out or home_of(checkpoint) / "policy.png"
+    check_picture(target, "--out")
+    if json_file:
+        check_writable(json_file, "--json")
     one_thread()
     saved = load_checkpoint(checkpoint)
     config = saved.config
@@ -54,7 +58,6 @@ def show_policy(
     if len(whole):
         console.print(_by_layer(whole, layout.layers, layout.layer_sizes))
     panels = [Panel(_label(name, group), shares(group), typical(group)) for name, group in groups.items()]
-    target = out or home_of(checkpoint) / "policy.png"
     write_picture(plot(panels, layout.layers), target, "--out")
     if json_file:
         write_json(json_file, _values(groups, layout.layers))

@@ -10,8 +10,10 @@ from PIL import Image, ImageDraw, ImageFont
 from rich.console import Console
 from rich.table import Table
 
-from launch.generators.generation import write_picture
+from launch.generators.evaluation import data_config
+from launch.output import check_picture, write_picture
 from launch.tasks.sheets import load
+from metagen import tasks
 from metagen.checkpoint import load_checkpoint
 from metagen.errors import UserError
 from metagen.picture import MARGIN, PAPER, TEXT, thumbnail
@@ -31,6 +33,7 @@ def show_categories(
     data: str, image_size: int, channels: int, checkpoint: Path | None, most: int, shots: int, seed: int, out: Path
 ) -> None:
     """Find categories in the training classes, or take a checkpoint's, and sort all classes by them."""
+    check_picture(out, "--out")
     if checkpoint is None:
         images = load(data, image_size, channels)
         sorter = Sorter(find_categories(images, shots, most, seed))
@@ -38,7 +41,7 @@ def show_categories(
         config = load_checkpoint(checkpoint).config
         if config.categories.found is None:
             raise UserError(f"{checkpoint}: trained without categories: leave --checkpoint out, or give another")
-        images = load(data, config.data.image_size, config.data.channels)
+        images = tasks.load(data_config(config.data, Path(data)))
         sorter = Sorter(config.categories.found)
     members = images.members("all")
     points = np.stack([sorter.standardised(to_float(images.class_images(int(i)))).numpy() for i in members])

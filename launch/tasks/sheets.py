@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from launch.generators.evaluation import data_config
-from launch.generators.generation import write_picture
+from launch.output import check_picture, write_picture
 from metagen import tasks
 from metagen.errors import UserError
 from metagen.picture import contact_sheet
@@ -20,8 +20,9 @@ from metagen.tasks.imageset import SPLITS, ImageSet
 
 
 def load(data: str, image_size: int, channels: int) -> ImageSet:
-    """The image set that the command line names."""
-    return tasks.load(data_config(DataConfig.parse({"image_size": image_size, "channels": channels}), Path(data)))
+    """The image set that the command line names, as training would see it."""
+    form = DataConfig.parse({"image_size": image_size, "channels": channels})
+    return tasks.load(data_config(form, Path(data), polarity="keep"))
 
 
 def print_list(data: str, image_size: int, channels: int) -> None:
@@ -48,6 +49,7 @@ def draw_sheet(
     data: str, image_size: int, channels: int, split: str, classes: int, count: int, seed: int, out: Path
 ) -> None:
     """One row a class, drawn by seed."""
+    check_picture(out, "--out")
     images = load(data, image_size, channels)
     members = images.members(split, 1)
     if not len(members):

@@ -33,7 +33,7 @@ from metagen.store import Store, bring_newest
 from metagen.tasks.categories import with_found
 from metagen.tasks.imageset import ImageSet
 from metagen.train import to_save, train
-from metagen.warm_start import begun_with
+from metagen.warm_start import begun_with, polarity_note
 
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
@@ -48,6 +48,8 @@ def start(config: RunConfig, folder: Path, workers: Workers, profiled: bool = Fa
     begun = None if config.start_from is None else checkpoint.load_checkpoint(checkpoint_path(config.start_from))
     images = tasks.load(config.data)
     _enough(config, images)
+    if begun is not None and (note := polarity_note(begun, images)):
+        print(f"note: {note}", file=sys.stderr)
     with workers.pooling() as make_pool:
         categories = with_found(config.categories, images, config.episode.shots, config.seed)
         config = resolve(config.model_copy(update={"categories": categories}))

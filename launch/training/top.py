@@ -104,7 +104,8 @@ class View:
         if self.recent:
             total = sum(event["seconds"]["total"] for event in self.recent)
             share = {
-                part: sum(e["seconds"][part] for e in self.recent) / total for part in ("adapt", "idle", "learner")
+                part: sum(e["seconds"][part] for e in self.recent) / total
+                for part in ("adapt", "transfer", "idle", "learner")
             }
             rows += [
                 ("loss", f"{fmean(e['metrics']['loss'] for e in self.recent):.4f}"),

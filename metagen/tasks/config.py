@@ -102,6 +102,17 @@ class DataConfig(Strict):
                 raise ValueError(f"parts.{number}: {reason}") from None
         return self
 
+    @property
+    def polarity_of_others(self) -> Polarity:
+        """The polarity for images from elsewhere that are shown to a model of this data.
+
+        Auto for a model of bright ink on a dark ground, as the packaged set and Omniglot are and what was turned into
+        it: paper is bright more often than not. A model of anything else takes images as they are.
+        """
+        sources = {part.source for part in self.parts} | {self.source}
+        turned = any(polarity != "keep" for polarity in (self.polarity, *(part.polarity for part in self.parts)))
+        return "auto" if turned or sources & {"pictograms", "omniglot"} else "keep"
+
     def of_part(self, part: PartConfig) -> DataConfig:
         """The config of one part of a mixture, in the mixture's form."""
         if part.source == "mixture":

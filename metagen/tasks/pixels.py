@@ -14,6 +14,7 @@ from metagen.tasks.config import Polarity
 from metagen.tasks.imageset import Images
 
 MOST_PIXELS = 64_000_000
+MIDDLE = 127
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 
 
@@ -126,14 +127,19 @@ def fit_all(pictures: Images, size: int, channels: int) -> Images:
     return filled
 
 
+def border_level(images: Images) -> float:
+    """The median of the outermost pixels of all of ``images [N, C, H, W]``: above ``MIDDLE`` the ground is bright."""
+    edges = [images[:, :, 0], images[:, :, -1], images[:, :, :, 0], images[:, :, :, -1]]
+    return float(np.median(np.concatenate(edges, axis=-1)))
+
+
 def with_polarity(images: Images, polarity: Polarity) -> tuple[Images, tuple[str, ...]]:
     """The images [N, C, H, W], inverted or not as ``polarity`` says, and a note for ``ImageSet.notes``."""
     if polarity == "keep":
         return images, ()
     if polarity == "invert":
         return np.invert(images), ("polarity invert: images were inverted",)
-    edges = [images[:, :, 0], images[:, :, -1], images[:, :, :, 0], images[:, :, :, -1]]
-    median = float(np.median(np.concatenate(edges, axis=-1)))
-    if median > 127:
+    median = border_level(images)
+    if median > MIDDLE:
         return np.invert(images), (f"polarity auto: images were inverted (the median of the border is {median:g})",)
     return images, (f"polarity auto: images were kept (the median of the border is {median:g})",)

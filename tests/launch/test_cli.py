@@ -251,6 +251,62 @@ def test_the_page_of_an_evaluation_is_one_file_with_all_figures_and_images(run_c
     assert all(name in page for name in report["classes"])
 
 
+@pytest.mark.parametrize(
+    ("option", "name"), [("--picture", "x.foo"), ("--json", "config.yaml/x.json"), ("--page", "checkpoints")]
+)
+def test_what_cannot_be_written_is_said_before_the_work_and_nothing_is_written(
+    option: str, name: str, run_copy: Path, metagen: Any
+) -> None:
+    before = sorted(run_copy.rglob("*"))
+    done = metagen("evaluate", run_copy, "--tasks", 1, "--steps", "0", "--samples", 0, option, run_copy / name)
+    assert (done.code, len(done.errors)) == (2, 1)
+    assert option in done.errors[0]
+    assert sorted(run_copy.rglob("*")) == before
+
+
+def test_a_folder_is_evaluated_as_the_model_was_trained_on_it(tiny_yaml: Path, tmp_path: Path, metagen: Any) -> None:
+    """Dark ink on paper, as it is: the same images by --data give the same figures."""
+    classes, rng = tmp_path / "classes", np.random.default_rng(0)
+    for split in ("train", "valid", "test"):
+        for number in range(2):
+            (classes / split / f"{split}{number}").mkdir(parents=True)
+            for image in range(8):
+                pixels = np.where(rng.random((16, 16)) < 0.2, 0, 255).astype(np.uint8)
+                pixels[[0, -1]] = pixels[:, [0, -1]] = 255
+                Image.fromarray(pixels).save(classes / split / f"{split}{number}" / f"{image}.png")
+    run, found = tmp_path / "run", []
+    data = f"data={{source: folder, path: {classes}, image_size: 16}}"
+    assert metagen("train", tiny_yaml, "--set", data, "--steps", 2, "--run-dir", run).code == 0
+    for number, more in enumerate(([], ["--data", classes])):
+        target = tmp_path / f"{number}.json"
+        done = metagen("evaluate", run, "--steps", "0", "--samples", 0, "--tasks", 2, "--json", target, *more)
+        assert done.code == 0, done.err
+        found.append(json.loads(target.read_text())["methods"]["meta"]["query_loss"]["0"]["per_class"])
+    assert found[0] == found[1]
+
+
+def test_without_validation_classes_the_message_says_which_split_wants_some(
+    tiny_yaml: Path, tmp_path: Path, tiny_images: ImageSet, metagen: Any
+) -> None:
+    file, none = tmp_path / "none.npz", np.where(tiny_images.split == 1, 0, tiny_images.split)
+    labels = np.repeat(np.arange(len(tiny_images.classes)), tiny_images.counts)
+    names = np.array(tiny_images.classes)
+    np.savez(file, images=tiny_images.images[:, 0], labels=labels, names=names, split=none)
+    run = tmp_path / "run"
+    data = f"data={{source: npz, path: {file}, image_size: 16}}"
+    assert metagen("train", tiny_yaml, "--set", data, "--steps", 2, "--run-dir", run).code == 0
+    done = metagen("evaluate", run, "--steps", "0", "--samples", 0, "--tasks", 1)
+    assert (done.code, len(done.errors)) == (2, 1)
+    assert "no validation class" in done.errors[0]
+    assert "put some classes into the split valid" in done.errors[0]
+
+
+def test_a_conditioned_model_is_no_joint_baseline(run_copy: Path, metagen: Any) -> None:
+    done = metagen("evaluate", run_copy, "--steps", "0", "--samples", 0, "--tasks", 1, "--joint", run_copy)
+    assert (done.code, len(done.errors)) == (2, 1)
+    assert "is no unconditioned baseline" in done.errors[0]
+
+
 def test_an_evaluation_without_samples_measures_none_and_draws_the_picture(run_copy: Path, metagen: Any) -> None:
     assert metagen("evaluate", run_copy, "--tasks", 1, "--steps", 0, "--samples", 0).code == 0
     assert "samples" not in json.loads((run_copy / "evaluation.json").read_text())

@@ -6,14 +6,18 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from launch.jobs.submission import pack
+from launch.options import checkpoint_path
 from launch.preset import load_config
 from metagen.checkpoint import checkpoints, load_checkpoint
 from metagen.errors import UserError
+from metagen.tasks.imageset import ImageSet
 from metagen.values import read_yaml
+from metagen.warm_start import polarity_note
 
 ANEW = ("--set", "policy={name: fixed}")
 
@@ -56,6 +60,20 @@ def test_once_begun_it_resumes_to_the_same_end_without_the_other(
     again = metagen("resume", "cut")
     assert (again.code, len(again.errors)) == (2, 1)
     assert "began with another's weights" in again.errors[0]
+
+
+@pytest.mark.parametrize("paper", [255, 0])
+def test_dark_ink_is_turned_where_the_other_draws_bright_ink(paper: int) -> None:
+    """By a preset; for a file, which says its own, there is a note."""
+    for source, known in (("pictograms", "keep"), ("folder", "auto")):
+        data = [f"data.source={source}", *([] if source == "pictograms" else ["data.path=mine"])]
+        assert load_config("quickstart", data, start_from="pretrained").data.polarity == known
+    own = load_config("quickstart", ["data={source: folder, path: mine, polarity: keep}"], start_from="pretrained")
+    assert own.data.polarity == "keep"
+    images = np.full((2, 1, 28, 28), paper, np.uint8)
+    one = ImageSet("mine", images, np.array([0, 2]), ("a",), ("",), np.zeros(1, np.uint8), "")
+    note = polarity_note(load_checkpoint(checkpoint_path("pretrained")), one)
+    assert ("data.polarity=auto turns the images" in note) == (paper == 255)
 
 
 def test_a_preset_takes_over_the_generator_and_a_file_says_its_own(trained: Path, tiny_yaml: Path) -> None:

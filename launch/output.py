@@ -1,0 +1,63 @@
+"""Files that commands write their results to: looked at before the work, written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from metagen.errors import UserError
+
+
+def check_writable(target: Path, option: str) -> None:
+    """Raise ``UserError`` naming the command's ``option`` if ``target`` could not be written: before hours of work,
+    not after. Nothing is left there, no folder either."""
+    if target.is_dir():
+        raise UserError(f"{target}: is a folder: name a file with {option}")
+    there = next(folder for folder in target.absolute().parents if folder.exists())
+    try:
+        with tempfile.NamedTemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise _refused(target, error, option) from None
+
+
+def check_picture(target: Path, option: str) -> None:
+    """As ``check_writable``, for a picture: its name must end as Pillow knows one."""
+    if target.suffix.lower() not in Image.registered_extensions():
+        raise UserError(f"{target}: no picture has a name that ends so: choose a .png with {option}")
+    check_writable(target, option)
+
+
+def write_picture(picture: Image.Image, target: Path, option: str) -> None:
+    """Save a picture; raises ``UserError`` naming the command's ``option`` if it cannot be written."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(target)
+    except ValueError:
+        raise UserError(f"{target}: no picture has a name that ends so: choose a .png with {option}") from None
+    except OSError as error:
+        raise _refused(target, error, option) from None
+
+
+def write_json(target: Path, values: dict[str, Any]) -> None:
+    """Write figures atomically; raises ``UserError`` if the file cannot be written."""
+    write_text(target, json.dumps(values, indent=1), "--json")
+
+
+def write_text(target: Path, text: str, option: str) -> None:
+    """Write a file atomically; raises ``UserError`` naming the command's ``option`` if it cannot be written."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(f".{target.name}.partial")
+        partial.write_text(text)
+        partial.replace(target)
+    except OSError as error:
+        raise _refused(target, error, option) from None
+
+
+def _refused(target: Path, error: OSError, option: str) -> UserError:
+    return UserError(f"{target}: cannot be written ({error.strerror or error}): choose another with {option}")
