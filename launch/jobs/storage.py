@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import threading
 from collections.abc import Iterator
@@ -28,8 +29,16 @@ def is_bucket(storage: str) -> bool:
 
 
 def folder_of(storage: str) -> Path:
-    """The folder that ``storage`` names."""
+    """The folder that ``storage`` names on this machine."""
     return Path(storage.removeprefix("file://")).expanduser()
+
+
+def folder_there(storage: str) -> str:
+    """The same folder on another machine, as a word for its shell: a ``~`` is the home of the user there."""
+    home, slash, rest = storage.removeprefix("file://").partition("/")
+    if home == "~":
+        return f'"$HOME"{slash}{shlex.quote(rest) if rest else ""}'
+    return shlex.quote(f"{home}{slash}{rest}")
 
 
 class Bucket:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -141,95 +139,6 @@ def test_a_bucket_holds_what_the_folder_holds_and_manifests_come_last(
     (run_copy / "config.yaml").unlink()
     bucket.push(run_copy, "a")
     assert not (top / "a" / "config.yaml").exists()
-
-
-@pytest.fixture
-def pushed(run_copy: Path, tmp_path: Path) -> Path:
-    """The folder that stands for a bucket, with the run of ``run_copy`` in it as ``a``."""
-    top = tmp_path / "bucket"
-    top.mkdir()
-    Bucket(f"file://{top}").push(run_copy, "a")
-    return top
-
-
-def _scanning(monkeypatch: pytest.MonkeyPatch, name: str, meet: Callable[[Path], None]) -> None:
-    """Have ``meet`` called as soon as somebody lists a folder of that name."""
-    scan = os.scandir
-
-    def watched(path: Any = ".") -> Any:
-        if os.fspath(path).endswith(name):
-            meet(Path(path))
-        return scan(path)
-
-    monkeypatch.setattr(os, "scandir", watched)
-
-
-def test_a_checkpoint_that_is_pruned_while_it_is_looked_for_stops_no_push(
-    run_copy: Path, pushed: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (run_copy / "config.yaml").write_text("new")
-    _scanning(monkeypatch, "checkpoints/step-000002", lambda folder: folder.rename(run_copy.parent / "pruned"))
-    Bucket(f"file://{pushed}").push(run_copy, "a")
-    assert not (run_copy / "checkpoints/step-000002").exists()
-    assert (pushed / "a/config.yaml").read_text() == "new"
-    assert not list((pushed / "a/checkpoints/step-000002").iterdir())
-
-
-def test_what_cannot_be_read_does_not_pass_for_removed(
-    run_copy: Path, pushed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(folder: Path) -> None:
-        raise PermissionError(13, "Permission denied", str(folder))
-
-    before = sorted(pushed.rglob("*"))
-    with pytest.raises(FileNotFoundError):
-        Bucket(f"file://{pushed}").push(tmp_path / "nothing", "a")
-    _scanning(monkeypatch, "checkpoints/step-000002", refuse)
-    with pytest.raises(PermissionError):
-        Bucket(f"file://{pushed}").push(run_copy, "a")
-    monkeypatch.undo()
-    assert sorted(pushed.rglob("*")) == before
-
-
-def test_pushing_goes_on_after_an_error_of_the_disk(
-    run_copy: Path, pushed: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr("launch.jobs.storage.PUSH_SECONDS", 0.001)
-    bucket, calls, again = Bucket(f"file://{pushed}"), 0, threading.Event()
-
-    def push(folder: Path, run: str) -> None:
-        nonlocal calls
-        calls += 1
-        if calls == 1:
-            raise OSError(5, "Input/output error")
-        again.set()
-
-    monkeypatch.setattr(bucket, "push", push)
-    with pushing(bucket, run_copy, "a"):
-        assert again.wait(30)
-    assert "not saved yet: [Errno 5] Input/output error" in capsys.readouterr().err
-
-
-def test_checkpoints_pruned_before_a_sessions_first_push_leave_the_bucket_and_nothing_else_does(
-    run_copy: Path, pushed: Path
-) -> None:
-    Bucket(f"file://{pushed}").push(run_copy, "b")
-    for name in ("a/notes.txt", "ab/checkpoints/step-000002/checkpoint.json", "checkpoints/step-000002/x"):
-        (pushed / name).parent.mkdir(parents=True, exist_ok=True)
-        (pushed / name).write_text("somebody's")
-    before = {path for path in pushed.rglob("*") if path.is_file()}
-    old = pushed / "a/checkpoints/step-000002"
-    gone = set(old.iterdir())
-    assert gone
-    shutil.rmtree(run_copy / "checkpoints/step-000002")
-    Bucket(f"file://{pushed}").push(run_copy, "a")
-    assert {path for path in pushed.rglob("*") if path.is_file()} == before - gone
-
-
-def test_a_run_without_a_checkpoint_here_removes_none_from_the_bucket(run_copy: Path, pushed: Path) -> None:
-    shutil.rmtree(run_copy / "checkpoints")
-    Bucket(f"file://{pushed}").push(run_copy, "a")
-    assert load_checkpoint(pushed / "a")
 
 
 def test_a_bucket_that_cannot_be_reached_is_one_line(tmp_path: Path) -> None:
