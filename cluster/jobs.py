@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
+import ipaddress
 import json
 import logging
+import os
 import signal
 import threading
 import urllib.error
@@ -14,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
+from urllib.parse import urlsplit
 
 from metagen.errors import UserError
 
@@ -58,14 +62,14 @@ class Dashboard:
         """The JSON at ``path``; ``UserError`` if the server refuses the token, ``ConnectionError`` if none answers."""
         request = urllib.request.Request(self.url + path, headers=self.headers)
         try:
-            with urllib.request.urlopen(request, timeout=SECONDS) as answer:
+            with _opener(self.url).open(request, timeout=SECONDS) as answer:
                 return json.load(answer)
         except urllib.error.HTTPError as error:
             error.close()
             if error.code in (401, 403):
                 raise UserError(REFUSED) from None
             raise ConnectionError(f"{self.url}{path}: HTTP {error.code}") from None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, http.client.HTTPException) as error:  # the last: cut in the middle
             raise ConnectionError(f"{self.url}: {error}") from None
 
     def nodes(self) -> list[Node]:
@@ -100,8 +104,8 @@ class Dashboard:
         return found[job_id]
 
     def submit(self, entrypoint: str, job_id: str, runtime_env: Mapping[str, Any], metadata: dict[str, str]) -> None:
-        """Hand a job over; what ``runtime_env`` names is packed and uploaded."""
-        with _client_errors():
+        """Hand a job over; what ``runtime_env`` names is packed and uploaded. Raises as ``get`` does."""
+        with _client_errors(), _without_proxy(self.url):
             self._client().submit_job(
                 entrypoint=entrypoint, submission_id=job_id, runtime_env=dict(runtime_env), metadata=metadata
             )
@@ -111,8 +115,8 @@ class Dashboard:
         return str(self.get(f"/api/jobs/{job_id}/logs")["logs"])
 
     def stop(self, job_id: str) -> None:
-        """Ask a job to stop: SIGTERM, and SIGKILL when its time is over."""
-        with _client_errors():
+        """Ask a job to stop: SIGTERM, and SIGKILL when its time is over. Raises as ``get`` does."""
+        with _client_errors(), _without_proxy(self.url):
             self._client().stop_job(job_id)
 
     def follow(self, job_id: str, seen: int, show: Callable[[str], None]) -> int:
@@ -132,10 +136,13 @@ class Dashboard:
                     seen = position
 
         import aiohttp
+        from ray.exceptions import AuthenticationError
 
         try:
-            with interruptible():
+            with interruptible(), _without_proxy(self.url):
                 asyncio.run(tail(self._client().tail_job_logs(job_id)))
+        except AuthenticationError:
+            raise UserError(REFUSED) from None
         except (OSError, aiohttp.ClientError, RuntimeError) as error:
             raise ConnectionError(seen) from error
         return seen
@@ -146,6 +153,37 @@ class Dashboard:
         for name in ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk", "_private.runtime_env.packaging"):
             logging.getLogger(f"ray.{name}").setLevel(logging.WARNING)  # uploads and closed sockets are no news
         return JobSubmissionClient(self.url, headers=self.headers)
+
+
+def _loopback(url: str) -> bool:
+    """Whether ``url`` is one of this machine, where a tunnel begins."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name
+        return False
+
+
+def _opener(url: str) -> urllib.request.OpenerDirector:
+    """What opens ``url``. A proxy for all of HTTP would get the token, and reach its own loopback, not this one's."""
+    return urllib.request.build_opener(*([urllib.request.ProxyHandler({})] if _loopback(url) else []))
+
+
+@contextmanager
+def _without_proxy(url: str) -> Iterator[None]:
+    """The same for Ray's client, which reads the environment at every call."""
+    if not _loopback(url):
+        yield
+        return
+    before, host = os.environ.get("no_proxy"), urlsplit(url).hostname
+    os.environ["no_proxy"] = ",".join(filter(None, (before or os.environ.get("NO_PROXY"), host)))
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["no_proxy"]
+        else:
+            os.environ["no_proxy"] = before
 
 
 @contextmanager
@@ -177,14 +215,18 @@ REFUSED = "the cluster refuses the token: use the machine that started it, or co
 
 @contextmanager
 def _client_errors() -> Iterator[None]:
-    """What Ray's client raises, as ``UserError``."""
+    """What Ray's client raises, as ``UserError``, and as ``ConnectionError`` where the connection is lost."""
+    from ray.exceptions import AuthenticationError
+    from requests import RequestException
+
     try:
         yield
+    except AuthenticationError:
+        raise UserError(REFUSED) from None
+    except RequestException as error:
+        raise ConnectionError(" ".join(str(error).split())) from None
     except RuntimeError as error:
-        said = str(error)
-        if "401" in said or "403" in said or "uthenticat" in said:
-            raise UserError(REFUSED) from None
-        raise UserError(f"the cluster refuses the job: {said.strip().splitlines()[0]}") from None
+        raise UserError(f"the cluster refuses the job: {str(error).strip().splitlines()[0]}") from None
 
 
 def _job(values: Mapping[str, Any]) -> Job:

@@ -31,6 +31,7 @@ from cluster.sweep_search import BEGIN, DONOR, FACTS, NUMBER, Proposals
 from metagen.errors import UserError
 from metagen.pool import Crew, SerialPool
 from metagen.search.config import SweepConfig
+from metagen.search.heartbeat import beating
 from metagen.search.ledger import Ledger, Progress
 from metagen.search.limits import Refused
 from metagen.search.trial import folder_of, run_trial
@@ -259,7 +260,7 @@ def run_sweep(
     trainable = tune.with_parameters(
         function, sweep=sweep.model_dump(mode="json"), folder=str(folder.absolute()), images=shared
     )
-    with _tune_memory(folder.absolute() / TUNE) as storage:
+    with beating(folder), _tune_memory(folder.absolute() / TUNE) as storage:
         tuner = tune.Tuner(
             tune.with_resources(trainable, resources(sweep)),
             tune_config=tune.TuneConfig(

@@ -14,7 +14,7 @@ from pathlib import Path
 from cluster.jobs import ENDED, Dashboard
 from launch.clusters import access, target
 from launch.clusters.process import captured
-from launch.jobs.storage import LOCAL, Bucket, folder_of, is_bucket
+from launch.jobs.storage import LOCAL, Bucket, folder_there, is_bucket
 from launch.jobs.submission import RUN
 from launch.training import run_folder
 from metagen.checkpoint import publishing
@@ -100,18 +100,18 @@ def _pull(word: str, storage: str | None, run: str, into: Path) -> None:
         if storage is None:
             raise UserError("--storage is needed with an address: say where runs are kept, such as s3://bucket/runs")
         if not is_bucket(storage):
-            _copy(place, f"{folder_of(storage)}/{run}", run, into)
+            _copy(place, storage, run, into)
             return
     if not Bucket(storage).pull(run, into):
         raise UserError(f"{storage}: no run '{run}' there")
 
 
-def _copy(place: target.Target, source: str, run: str, into: Path) -> None:
+def _copy(place: target.Target, storage: str, run: str, into: Path) -> None:
     machine = access.head(place.ssh_file("fetching from a folder"))
-    if machine.run(f"test -f {shlex.quote(source)}/{run_folder.CONFIG}").returncode:
-        raise UserError(
-            f"{machine.address}: no run '{run}' in {Path(source).parent}: see 'metagen jobs list {place.word}'"
-        )
+    if machine.run(f"test -f {folder_there(storage)}/{run}/{run_folder.CONFIG}").returncode:
+        raise UserError(f"{machine.address}: no run '{run}' in {storage}: see 'metagen jobs list {place.word}'")
+    # Whether rsync has a shell there expand a ~ is up to its version; what is relative begins at the home for all.
+    source = f"{storage.removeprefix('file://')}/{run}".removeprefix("~/")
     into.mkdir(parents=True, exist_ok=True)
     shell = shlex.join(["ssh", *machine.options])
     copy = ["rsync", "-az", "--exclude=.*", "-e", shell, f"{machine.user}@{machine.address}:{source}/", f"{into}/"]
@@ -127,12 +127,12 @@ def tensorboard(word: str, run: str) -> None:
     if not RUN.fullmatch(run):
         raise UserError(f"'{run}' is no run's name")
     machine = access.head(file)
-    folder = LOCAL.replace("~", "$HOME", 1) if is_bucket(file.metagen.storage) else str(folder_of(file.metagen.storage))
-    if machine.run(f'test -d "{folder}/{run}"').returncode:
+    folder = folder_there(LOCAL if is_bucket(file.metagen.storage) else file.metagen.storage)
+    if machine.run(f"test -d {folder}/{run}").returncode:
         raise UserError(f"{machine.address}: no run '{run}' there: see 'metagen jobs list {word}'")
     port = 20000 + secrets.randbelow(40000)
     remote = (
-        f'exec "{file.venv}/bin/tensorboard" --logdir "{folder}/{run}" --host 127.0.0.1 --port {port} --load_fast false'
+        f'exec "{file.venv}/bin/tensorboard" --logdir {folder}/{run} --host 127.0.0.1 --port {port} --load_fast false'
     )
     server = subprocess.Popen(
         ["ssh", "-tt", *machine.command(remote)[1:]],  # a terminal, so that the server ends with it

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import sys
 import threading
 from collections.abc import Iterator
@@ -16,6 +18,9 @@ from metagen.files import Files, is_url
 PUSH_SECONDS = 15.0
 LOCAL = "~/.metagen/runs"
 """Where a run lies on the head while it trains, if it is kept in a bucket."""
+CHECKPOINTS = "checkpoints"
+UNKNOWN = (-1, -1)
+"""Size and time of a file that an earlier session pushed."""
 
 
 def is_bucket(storage: str) -> bool:
@@ -24,8 +29,16 @@ def is_bucket(storage: str) -> bool:
 
 
 def folder_of(storage: str) -> Path:
-    """The folder that ``storage`` names."""
+    """The folder that ``storage`` names on this machine."""
     return Path(storage.removeprefix("file://")).expanduser()
+
+
+def folder_there(storage: str) -> str:
+    """The same folder on another machine, as a word for its shell: a ``~`` is the home of the user there."""
+    home, slash, rest = storage.removeprefix("file://").partition("/")
+    if home == "~":
+        return f'"$HOME"{slash}{shlex.quote(rest) if rest else ""}'
+    return shlex.quote(f"{home}{slash}{rest}")
 
 
 class Bucket:
@@ -34,18 +47,20 @@ class Bucket:
     def __init__(self, url: str) -> None:
         self.files = Files(url)
         self._pushed: dict[str, tuple[int, int]] = {}
+        self._met = False
 
     def push(self, folder: Path, run: str) -> None:
         """Copy what is new in ``folder``, and remove what is gone there.
 
         A checkpoint's manifest goes last: it holds the hash of the weights, so that half a checkpoint is none.
+        Raises ``OSError`` if the folder cannot be read.
         """
-        found = [
-            path
-            for path in folder.rglob("*")
-            if path.is_file() and not run_folder.half_written(path.relative_to(folder))
-        ]
-        names = {str(path.relative_to(folder)): path for path in found}
+        names = {str(path.relative_to(folder)): path for path in _files(folder)}
+        if not self._met and any(name.endswith(MANIFEST) for name in names):
+            # Checkpoints that earlier sessions pushed, and that may have been pruned here before this first push.
+            for name in self.files.names(f"{run}/{CHECKPOINTS}"):
+                self._pushed.setdefault(name.removeprefix(f"{run}/"), UNKNOWN)
+            self._met = True
         for name in sorted(names, key=lambda name: (name.endswith(MANIFEST), name)):
             try:
                 stamp = names[name].stat()
@@ -57,7 +72,8 @@ class Bucket:
                 continue
             self.files.write(f"{run}/{name}", content)
             self._pushed[name] = state
-        for name in [name for name in self._pushed if name not in names]:
+        gone = [name for name in self._pushed if name not in names]
+        for name in sorted(gone, key=lambda name: (not name.endswith(MANIFEST), name)):  # the manifest first
             self.files.delete(f"{run}/{name}")
             del self._pushed[name]
 
@@ -79,6 +95,24 @@ class Bucket:
         return True
 
 
+def _files(folder: Path) -> Iterator[Path]:
+    """The whole files in ``folder`` and below, while another thread adds and prunes.
+
+    A folder that goes meanwhile is left out. One that cannot be read raises ``OSError``, and so does ``folder`` itself
+    if it is not there: what is in it must not pass for removed.
+    """
+
+    def refuse(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError) or error.filename == str(folder):
+            raise error
+
+    for top, below, names in os.walk(folder, onerror=refuse):
+        below[:] = [name for name in below if not run_folder.half_written(Path(name))]
+        for path in (Path(top, name) for name in names):
+            if not run_folder.half_written(Path(path.name)) and path.is_file():
+                yield path
+
+
 @contextmanager
 def pushing(bucket: Bucket, folder: Path, run: str) -> Iterator[None]:
     """Push ``folder`` now and then while the block runs, and once more at its end."""
@@ -87,8 +121,9 @@ def pushing(bucket: Bucket, folder: Path, run: str) -> Iterator[None]:
     def push_often() -> None:
         while not done.wait(PUSH_SECONDS):
             try:
-                bucket.push(folder, run)
-            except UserError as error:  # the next one may go through; the last one must
+                if folder.exists():
+                    bucket.push(folder, run)
+            except (UserError, OSError) as error:  # the next one may go through; the last one must
                 print(f"not saved yet: {error}", file=sys.stderr, flush=True)
 
     thread = threading.Thread(target=push_often, daemon=True)

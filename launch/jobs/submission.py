@@ -25,6 +25,9 @@ RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 OWN_CLASS = re.compile(r"(\w+)(?:\.\w+)*:\w+")
 RETRY_SECONDS, GIVE_UP_SECONDS = 2.0, 900.0
 CONFIG, START = "run.yaml", "start_from"
+SENT = ("source", "assignments", "steps", "seed", "start_from", "store", "pool", "actors")
+"""Parameters of ``train`` that go along with a job."""
+DECIDED = ("address", "run_dir", "dry_run")
 
 
 def pack(words: Sequence[str], include: Sequence[Path], folder: Path) -> tuple[RunConfig, list[str]]:
@@ -40,12 +43,15 @@ def pack(words: Sequence[str], include: Sequence[Path], folder: Path) -> tuple[R
     from launch.training.train import train
 
     options = train.make_context("train", list(words[1:])).params
-    for option in ("address", "run_dir", "dry_run"):
-        if options[option]:
-            raise UserError(f"--{option.replace('_', '-')} is decided by submit: drop it (--run names the run)")
-    config = load_config(
-        options["source"], options["assignments"], options["steps"], options["seed"], options["start_from"]
-    )
+    for option in (name for name, value in options.items() if value and name not in SENT):
+        word = f"--{option.replace('_', '-')}"
+        if option in DECIDED:
+            raise UserError(f"{word} is decided by submit: drop it (--run names the run)")
+        raise UserError(f"{word} does not go along with a job: drop it, or train without submit")
+    assignments = options["assignments"]
+    if options["store"]:
+        assignments = (*assignments, f"log.store={options['store'].rstrip('/')}")
+    config = load_config(options["source"], assignments, options["steps"], options["seed"], options["start_from"])
     config = config.model_copy(update={"start_from": _sent_along(config.start_from, folder)})
     (folder / CONFIG).write_text(config.to_yaml())
     for path in (*_own_modules(config.model_dump(mode="json")), *include):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +18,7 @@ from metagen import tasks
 from metagen.errors import UserError
 from metagen.pool import Crew, one_thread
 from metagen.precision import resolve
+from metagen.search import heartbeat
 from metagen.search.config import SweepConfig
 from metagen.search.judge import Judge
 from metagen.search.ledger import Progress, Tried
@@ -48,8 +47,10 @@ def begin(sweep: SweepConfig, folder: Path, address: str | None) -> None:
 def proceed(folder: Path, trials: int | None, budget: float | None, address: str | None) -> None:
     """Go on with the sweep in ``folder``, made longer if asked."""
     sweep, progress = folders.read(folder)
-    if progress.state == "running" and alive(progress):
-        raise UserError(f"{folder}: is being run by process {progress.pid}: 'metagen sweep stop {folder}' first")
+    if _driven(folder, progress):
+        raise UserError(
+            f"{folder}: is being run by process {progress.pid} on {progress.host}: 'metagen sweep stop {folder}' first"
+        )
     changes = {name: value for name, value in (("trials", trials), ("budget", budget)) if value is not None}
     sweep = SweepConfig.parse({**sweep.model_dump(mode="json"), **changes})
     if not progress.unfinished and len(progress.trials) >= sweep.trials:
@@ -63,17 +64,14 @@ def proceed(folder: Path, trials: int | None, budget: float | None, address: str
         _run(sweep, folder, images)
 
 
-def alive(progress: Progress) -> bool:
-    """Whether the process that last drove the sweep still runs; it may, where it was another machine's."""
-    if progress.host != socket.gethostname() or progress.pid is None:
-        return True
-    try:
-        os.kill(progress.pid, 0)
-    except ProcessLookupError:
+def _driven(folder: Path, progress: Progress) -> bool:
+    """Whether a process runs the sweep now, on this machine or on another."""
+    if progress.state != "running":
         return False
-    except PermissionError:
-        pass
-    return True
+    if heartbeat.elsewhere(progress):
+        limit = f"{heartbeat.SILENT_SECONDS:.0f} s"
+        print(f"{folder}: last run on {progress.host}: watching for up to {limit} whether it still is", flush=True)
+    return heartbeat.alive(folder, progress)
 
 
 def ask_to_stop(folder: Path, wait: int) -> None:
@@ -81,7 +79,7 @@ def ask_to_stop(folder: Path, wait: int) -> None:
     from cluster.sweep import STOP
 
     _, progress = folders.read(folder)
-    if progress.state != "running" or not alive(progress):
+    if not _driven(folder, progress):
         print(f"{folder}: does not run (resume it with 'metagen sweep resume {folder}')")
         return
     (folder / STOP).touch()

@@ -14,8 +14,8 @@ from rich.table import Table
 from launch.sweeps import folder as folders
 from launch.sweeps.durations import short
 from launch.sweeps.names import choices
-from launch.sweeps.session import alive
 from metagen.search.config import SweepConfig
+from metagen.search.heartbeat import Pulse, elsewhere
 from metagen.search.ledger import Ledger, Progress, Tried
 
 ROWS = 15
@@ -26,21 +26,27 @@ def watch(folder: Path, once: bool) -> None:
     sweep, _ = folders.read(folder)
     folders.begun(folder)
     console, ledger = Console(highlight=False), Ledger(folder)
+    pulse = Pulse(folder)
     progress, place = ledger.read()
+    dead = pulse.dead(progress)
     if once or not console.is_terminal:
-        console.print(table(sweep, progress, folder))
+        console.print(table(sweep, progress, folder, dead))
         return
-    with Live(table(sweep, progress, folder), console=console, auto_refresh=False) as live:
-        while progress.state == "running" and alive(progress):
+    with Live(table(sweep, progress, folder, dead), console=console, auto_refresh=False) as live:
+        while progress.state == "running" and not dead:
             time.sleep(1.0)
             _, place = ledger.read(progress, place)
-            live.update(table(sweep, progress, folder), refresh=True)
+            dead = pulse.dead(progress)
+            live.update(table(sweep, progress, folder, dead), refresh=True)
 
 
-def table(sweep: SweepConfig, progress: Progress, folder: Path) -> Group:
-    """A sweep as tables of ``rich``: its state, then its trials, those that run and the best first."""
+def table(sweep: SweepConfig, progress: Progress, folder: Path, dead: bool) -> Group:
+    """A sweep as tables of ``rich``: its state, then its trials, those that run and the best first.
+
+    ``dead``: the process that last drove it is known to be.
+    """
     head = Table(title=sweep.name, show_header=False, box=None, title_justify="left")
-    for name, text in rows(sweep, progress, folder):
+    for name, text in rows(sweep, progress, folder, dead):
         head.add_row(name, text)
     trials = Table(box=None)
     for name in ("trial", "state", "step", *sweep.objectives, "time"):
@@ -55,11 +61,13 @@ def table(sweep: SweepConfig, progress: Progress, folder: Path) -> Group:
     return Group(*parts)
 
 
-def rows(sweep: SweepConfig, progress: Progress, folder: Path) -> list[tuple[str, str]]:
+def rows(sweep: SweepConfig, progress: Progress, folder: Path, dead: bool) -> list[tuple[str, str]]:
     """What stands above the trials."""
     state = progress.state
-    if state == "running" and not alive(progress):
+    if state == "running" and dead:
         state = f"killed: continue with 'metagen sweep resume {folder}'"
+    elif state == "running" and elsewhere(progress):
+        state = f"running on {progress.host}"
     elif state == "left":
         state = f"left: continue with 'metagen sweep resume {folder}'"
     counts = Counter(trial.status for trial in progress.trials.values())

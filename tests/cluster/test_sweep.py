@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from cluster import sweep_search
 from cluster.sweep import STOP, _Leave, run_sweep
 from metagen.checkpoint import load_checkpoint
 from metagen.errors import UserError
+from metagen.search import heartbeat
 from metagen.search.ledger import Ledger, Progress
 from metagen.search.trial import folder_of
 from metagen.tasks import ImageSet
@@ -116,15 +118,23 @@ def test_a_spent_budget_asks_to_leave(tmp_path: Path) -> None:
     assert not _Leave(tmp_path, None).stop_all()
 
 
-def test_the_stop_file_leaves_what_can_be_gone_on_with(ray_session: None, tiny_sweep: Any, tmp_path: Path) -> None:
+def test_the_stop_file_leaves_what_can_be_gone_on_with(
+    ray_session: None, tiny_sweep: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And while the sweep runs it shows that it lives."""
+    monkeypatch.setattr(heartbeat, "BEAT_SECONDS", 0.01)
     sweep = tiny_sweep(search={"name": "random"}, schedule={"name": "none"}, space=OUTER, trials=4, trial=CHEAP)
+    alive: list[bool] = []
 
     def stop(event: str, values: dict[str, Any], progress: Progress) -> None:
         if event == "result":
+            alive.append(heartbeat.alive(tmp_path, replace(progress, host="another-machine")))
             (tmp_path / STOP).touch()
 
     progress = run_sweep(sweep, tmp_path, [], instant, stop)
     assert progress.state == "left"
+    assert all(alive)
+    assert alive
     assert len(progress.trials) < 4 or progress.unfinished
     progress = run_sweep(sweep, tmp_path, [], instant)
     assert progress.state == "finished"

@@ -9,12 +9,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import yaml
 
 from launch.jobs.remote import remote
 from launch.jobs.storage import Bucket, pushing
 from launch.jobs.submission import entrypoint, follow, pack
+from launch.training.train import train
 from metagen.checkpoint import load_checkpoint
 from metagen.config import RunConfig
 from metagen.errors import UserError
@@ -37,8 +39,9 @@ def test_the_whole_config_and_the_modules_that_it_names_are_sent(
     folder = tmp_path / "job"
     folder.mkdir()
     words = ["train", str(tiny_yaml), "--seed", "7", "--set", "phases.0.estimator=mine:Mine", "--actors", "3"]
+    words += ["--store", "s3://bucket/copies/"]
     config, options = pack([*words, "--set", "phases.0.options={query_at: {0: 1}}"], [], folder)
-    assert config.seed == 7
+    assert (config.seed, config.log.store) == (7, "s3://bucket/copies")
     assert RunConfig.parse(read_yaml(folder / "run.yaml")).identity == config.identity
     assert (folder / "mine.py").exists()
     assert options == ["--actors=3"]
@@ -52,6 +55,7 @@ def test_the_whole_config_and_the_modules_that_it_names_are_sent(
         (["train", "quikstart"], "did you mean 'quickstart'?"),
         (["train", "quickstart", "--set", "seeed=1"], "did you mean 'seed'?"),
         (["train", "quickstart", "--run-dir", "x"], "--run-dir is decided by submit"),
+        (["train", "quickstart", "--profile"], "--profile does not go along with a job: drop it"),
         (["train", "quickstart", "--set", "data.source=folder", "--set", "data.path=mine"], "add --include mine"),
     ],
 )
@@ -59,6 +63,12 @@ def test_mistakes_are_found_before_anything_is_sent(words: list[str], needle: st
     with pytest.raises(UserError) as caught:
         pack(words, [], tmp_path)
     assert needle in str(caught.value)
+
+
+def test_an_option_that_submit_knows_nothing_of_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train, "params", [*train.params, click.Option(["--some-new", "some_new"])])
+    with pytest.raises(UserError, match="--some-new does not go along with a job"):
+        pack(["train", "quickstart", "--some-new", "x"], [], tmp_path)
 
 
 def test_an_entrypoint_cannot_be_broken_out_of() -> None:

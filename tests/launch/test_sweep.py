@@ -15,6 +15,7 @@ from launch.preset import load_config
 from launch.sweeps import session
 from launch.sweeps.folder import load_sweep, presets
 from launch.sweeps.names import short_names
+from metagen.search import heartbeat
 from metagen.search.ledger import Ledger
 from metagen.search.limits import Refused, admitted
 from metagen.seeding import numpy_generator
@@ -180,6 +181,28 @@ def test_resuming_a_finished_sweep_says_so_and_a_running_one_is_left_alone(
     assert f"is being run by process {os.getpid()}" in done.errors[0]
     Ledger(folder).write("session", pid=2**22 - 1, host=socket.gethostname())
     assert "killed: continue with" in metagen("sweep", "status", folder).out
+
+
+def test_a_sweep_whose_machine_died_is_resumed_from_another_one_and_one_that_lives_is_left_alone(
+    metagen: Any, swept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heartbeat, "BEAT_SECONDS", 0.1)
+    monkeypatch.setattr(heartbeat, "SILENT_SECONDS", 1.0)
+    folder = Path(shutil.copytree(swept, tmp_path / "copy"))
+    Ledger(folder).write("session", pid=os.getpid(), host="another-machine")
+    with heartbeat.beating(folder):
+        done = metagen("sweep", "resume", folder)
+        assert done.code == 2
+        assert done.errors[0].endswith(
+            f"by process {os.getpid()} on another-machine: 'metagen sweep stop {folder}' first"
+        )
+        assert "leaves as soon as" in metagen("sweep", "stop", folder, "--wait", 0).out
+        assert "running on another-machine" in metagen("sweep", "status", folder).out
+    assert "does not run" in metagen("sweep", "stop", folder).out
+    done = metagen("sweep", "resume", folder)
+    assert (done.code, done.errors) == (0, [])
+    assert "watching for up to 1 s" in done.out
+    assert "complete: 3 trials" in done.out
 
 
 def test_names_are_as_short_as_they_can_be() -> None:
