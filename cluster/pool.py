@@ -177,7 +177,8 @@ class RayPool:
         piece.holders.append(member)
         published = piece.published
         order = Order(piece.item, published.version, published.policy).written()
-        if self.wire == "auto" and (self._aggregate is None or len(self._roster.able) < self._aggregate):
+        few = self._aggregate is None or len(self._roster.able) < self._aggregate
+        if self.wire == "auto" and few and not piece.node:  # what is made again is made for its vector
             self._running[member.handle.run.remote(published.theta, order)] = (piece, member)
         else:
             head, vector = member.handle.run_apart.remote(published.theta, order)
@@ -239,10 +240,14 @@ class RayPool:
             self._roster.events["again"] += 1
             self._give_another(piece, member)
             return
+        kept = vector is not None and result.sound and not result.probes
+        known = piece.node != ""  # made again, for its vector alone
+        if known and not kept:  # of a copy that was given out before its vector was asked for
+            self._redo(piece)
+            return
         piece.done = True
         self._seconds.setdefault(piece.item.phase, deque(maxlen=32)).append(result.seconds)
-        known = piece.node != ""  # made again, for its vector alone
-        if vector is not None and result.sound and not result.probes:
+        if kept:
             piece.vector, piece.node = vector, member.node
             self._apart[result.work_id, result.version] = piece
         if not known:
