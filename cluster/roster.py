@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 GROW_SECONDS = 5.0
 RETRY_SECONDS = 1.0
+SILENT_SECONDS = 10.0
+"""Without another actor at the start of a run, after which it says that it waits."""
 FAILURES = 10
 """Calls of living actors that Ray must have failed at, one after the other, before a run gives up."""
 
@@ -68,9 +70,7 @@ class Roster:
             for _ in range(crew.most or crew.least):
                 self._add(crew)
         try:
-            while any(self._ready(crew) < crew.least for crew in crews):
-                self.tend()
-                self.wait(RETRY_SECONDS)
+            self._await_least()
         except BaseException:
             self.close()
             raise
@@ -165,6 +165,28 @@ class Roster:
     def _end(self, actor: Any) -> None:
         """An actor is needed no more."""
         ray.kill(actor)
+
+    def _await_least(self) -> None:
+        """Wait for the least actors of each crew; say so if none comes for long, and raise if that goes on."""
+        least = sum(crew.least for crew in self.crews)
+        most, since, said = 0, time.monotonic(), False
+        while (ready := sum(min(self._ready(crew), crew.least) for crew in self.crews)) < least:
+            waited = time.monotonic() - since
+            if ready > most:
+                most, since, said = ready, time.monotonic(), False
+            elif waited > SILENT_SECONDS and not said:
+                said = True
+                log.warning("%d of %d actors are ready: waiting for room for the others%s", ready, least, self._reason)
+            elif most and waited > self.patience:  # where there are none at all, tend() raises
+                fix = f"--actors {most}-{self.crews[0].most or least}"
+                if len(self.crews) > 1:
+                    fix = "ranges (pool.actors, and actors in pool.others)"
+                raise UserError(
+                    f"{ready} of {least} actors are ready, and no other came for {self.patience:g} s{self._reason}: "
+                    f"use {fix} to begin with those that there is room for; for more time raise pool.patience"
+                )
+            self.tend()
+            self.wait(RETRY_SECONDS)
 
     def _ready(self, crew: Crew) -> int:
         return sum(member.crew is crew for member in self.able)

@@ -10,6 +10,7 @@ import pytest
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from cluster import roster as roster_module
 from cluster.pool import RayPool
 from cluster.roster import Roster
 from metagen.config import RunConfig
@@ -105,3 +106,29 @@ def test_actors_that_can_never_start_end_the_run_in_one_line_that_says_why(
         never(parts.config, parts.images, [Crew(1, 1, cpus=0.0)])
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 500
+
+
+def test_a_run_that_waits_for_room_for_some_of_its_actors_says_so_and_gives_up(
+    ray_session: None,
+    new_learner: Any,
+    tiny_config: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Of two actors one has room, and nobody is lost. The other needs what the cluster has no more of."""
+    _, parts = new_learner(tiny_config("pool.patience=60"))
+    monkeypatch.setattr(roster_module, "SILENT_SECONDS", 0.2)
+
+    class Impatient(Roster):
+        def tend(self) -> None:
+            super().tend()
+            if self.able:
+                self.patience = 2.0
+
+    class Pool(RayPool):
+        roster = Impatient
+
+    cpus = 0.6 * ray.cluster_resources()["CPU"]
+    with pytest.raises(UserError, match=r"1 of 2 actors are ready, and no other came for 2 s: use --actors 1-2 to beg"):
+        Pool(parts.config, parts.images, [Crew(2, 2, cpus=cpus)])
+    assert "1 of 2 actors are ready: waiting for room for the others" in caplog.text
