@@ -5,59 +5,97 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from urllib.parse import urlsplit
 
 import ray
 from ray._private import ray_constants
+from ray._private.accelerators import get_accelerator_manager_for_resource
+from ray.exceptions import AuthenticationError, RayError
 
 from cluster.token import ensure_private
 from metagen.errors import UserError
 from metagen.pool import Crew, available_cores
 
+Check = Callable[[Mapping[str, float]], object]
 PROBE_SECONDS = 5.0
+ROUNDING = 1e-9
+"""Ten tenths of a GPU are one."""
 ACTOR_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
 """What an actor's process must have set before it starts: one compute thread, no telemetry."""
 
 _started_here = False
 
 
-def start_ray(address: str | None, crews: Sequence[Crew]) -> None:
+def start_ray(address: str | None, crews: Sequence[Crew], check: Check | None = None) -> None:
     """Connect to the cluster at ``address``, or start Ray on this machine, for the least actors of ``crews``.
 
+    ``check`` raises ``UserError`` if what there is (``CPU`` and ``GPU``, as Ray names them) is too little: before Ray
+    is started here, or once the cluster is joined. By default the least actors must have room.
+
     Without an address the environment's ``RAY_ADDRESS`` counts, which Ray sets for the jobs of a cluster.
-    Raises ``UserError`` if there is no cluster there or fewer cores than the actors ask for.
+    Raises ``UserError`` if there is no cluster there, or it refuses the token.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     address = address or os.environ.get("RAY_ADDRESS") or None
-    actors = sum(crew.least for crew in crews)
-    cpus, gpus = (sum(crew.least * getattr(crew, what) for crew in crews) for what in ("cpus", "gpus"))
+    check = check or partial(_check_room, crews, address is None)
     if address is None:
         cores = available_cores()
-        if cpus > cores:
-            each = cpus / actors
-            most = int(cores // each)
-            fix = f"use --actors {most}" if most else f"lower pool.cpus to {cores} or less"
-            raise UserError(f"{actors} actors of {each:g} cores on {cores}: {fix}")
+        check({"CPU": cores, "GPU": _gpus()})
         ensure_private()
-        _start_local(cores, preload=2 * cpus >= cores)
+        _start_local(cores, preload=2 * sum(crew.least * crew.cpus for crew in crews) >= cores)
         return
     _probe(address)
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
+    except AuthenticationError as error:
+        raise UserError(
+            f"cannot log in to the Ray cluster at {address} ({error.message}): use the machine that started it, or "
+            "copy its token file here (~/.ray/auth_token)"
+        ) from None
+    except (ConnectionError, ValueError, RuntimeError, TimeoutError, RayError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"no Ray cluster answers at {address} ({first}): check 'ray status' there") from None
-    have = ray.cluster_resources()
-    for name, need in (("CPU", cpus), ("GPU", gpus)):
-        if need > have.get(name, 0.0):
-            stop_ray()
-            raise UserError(
-                f"{actors} actors need {need:g} {name}, the cluster has {have.get(name, 0.0):g}: ask for fewer, or for "
-                f"a range such as --actors 1-{actors}, which begins with those that there is room for"
-            )
+    try:
+        check(ray.cluster_resources())
+    except UserError:
+        stop_ray()
+        raise
+
+
+def _check_room(crews: Sequence[Crew], here: bool, have: Mapping[str, float]) -> None:
+    """Raise ``UserError`` unless there is room for the least actors of ``crews``."""
+    for name, key, words in (("CPU", "cpus", "cores"), ("GPU", "gpus", "GPUs")):
+        taking = [crew for crew in crews if getattr(crew, key)]
+        actors, room = sum(crew.least for crew in taking), have.get(name, 0.0)
+        need = sum(crew.least * getattr(crew, key) for crew in taking)
+        if need <= room + ROUNDING:
+            continue
+        each = need / actors
+        fit = int(room / each + ROUNDING)
+        if len(crews) > 1:
+            fix = f"ask for fewer (--actors, pool.others), or lower their {key}"
+        elif not fit:
+            fix = f"lower pool.{key} to {room:g}" + (" or less" if room else "")
+        elif here:
+            fix = f"use --actors {fit}"
+        else:
+            fix = f"use --actors {fit}, or a range such as 1-{actors}, which begins with those that there is room for"
+        whose = "" if here else "the cluster's "
+        raise UserError(f"{actors} actors of {each:g} {words} on {whose}{room:g}: {fix}")
+
+
+def _gpus() -> int:
+    """GPUs that Ray will find on this machine."""
+    kind = get_accelerator_manager_for_resource("GPU")
+    if kind is None:
+        return 0
+    visible = kind.get_current_process_visible_accelerator_ids()
+    count: int = kind.get_current_node_num_accelerators()
+    return count if visible is None else min(count, len(visible))
 
 
 def _start_local(cores: int, preload: bool) -> None:

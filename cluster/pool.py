@@ -6,20 +6,20 @@ import logging
 import time
 from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from statistics import median
-from typing import Any, NamedTuple
+from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import RayActorError, RayError
 from torch import Tensor
 
 from cluster.actor import Order
+from cluster.piece import Piece, Published
 from cluster.reduction import Reduction
-from cluster.roster import Member, Roster, reason
+from cluster.roster import Member, Roster
 from metagen.config import RunConfig
 from metagen.pool import Crew
-from metagen.records import Snapshot, Vector, WorkItem, WorkResult, borrowed
+from metagen.records import Snapshot, WorkItem, WorkResult, borrowed
 from metagen.tasks.imageset import ImageSet
 from metagen.wire import total
 
@@ -31,30 +31,6 @@ AT_ONCE = 16
 SHORTEST_SLOW, FROZEN_SECONDS, LONE_SECONDS = 0.5, 10.0, 120.0
 """Seconds below which no piece is slow; in which an actor whose work others have done must answer; and one whose work
 nobody could do."""
-
-
-class _Published(NamedTuple):
-    """A snapshot that lies in the object store."""
-
-    version: int
-    theta: Any
-    """Reference to the vector."""
-    policy: Vector
-
-
-@dataclass(eq=False)
-class _Piece:
-    """A piece of work at one version, and who works on it."""
-
-    item: WorkItem
-    published: _Published
-    holders: list[Member] = field(default_factory=list)
-    done: bool = False
-    vector: Any = None
-    """Reference to its meta-gradient, where that stays on its node."""
-    node: str = ""
-    again: bool = False
-    """Whether its result was not finite, and it is done again to see whether that was the machine's fault."""
 
 
 class RayPool:
@@ -92,16 +68,16 @@ class RayPool:
         # A piece in hand and one to begin while the learner applies: more where it may be further behind is waste.
         self.in_flight = in_flight or config.pool.in_flight or (2 if config.max_staleness else 1)
         self.backup = config.pool.backup
-        self._waiting: deque[_Piece] = deque()
-        self._running: dict[Any, tuple[_Piece, Member]] = {}
+        self._waiting: deque[Piece] = deque()
+        self._running: dict[Any, tuple[Piece, Member]] = {}
         self._vectors: dict[Any, Any] = {}  # of those, references to meta-gradients that stay on their nodes
         self._keep = config.max_staleness + 1
         self._arrived: deque[WorkResult] = deque()
         self._seconds: dict[int, deque[float]] = {}  # what pieces of each phase took of late
-        self._published: _Published | None = None
+        self._published: Published | None = None
         self._tended = 0.0
         self.wire, self._aggregate = config.wire, config.pool.aggregate
-        self._apart: dict[tuple[str, int], _Piece] = {}  # pieces whose meta-gradients are on their nodes
+        self._apart: dict[tuple[str, int], Piece] = {}  # pieces whose meta-gradients are on their nodes
         self._reduction = Reduction(config.wire)
         self._roster = self.roster(config, images, crews)
 
@@ -118,8 +94,8 @@ class RayPool:
     def submit(self, items: Sequence[WorkItem], snapshot: Snapshot) -> None:
         """Queue ``items``. A version goes into the object store once; a node fetches it once for all its actors."""
         if self._published is None or self._published.version != snapshot.version:
-            self._published = _Published(snapshot.version, ray.put(snapshot.theta), snapshot.policy)
-        self._waiting.extend(_Piece(item, self._published) for item in items)
+            self._published = Published(snapshot.version, ray.put(snapshot.theta), snapshot.policy)
+        self._waiting.extend(Piece(item, self._published) for item in items)
         self._hand_out()
 
     def take(self) -> WorkResult:
@@ -138,7 +114,7 @@ class RayPool:
     ) -> tuple[Tensor, Tensor]:
         """The weighted sums ``[P]`` and ``[G]``: of vectors that are here in their order, then node by node."""
         here: list[tuple[WorkResult, float]] = []
-        apart: list[tuple[WorkResult, float, _Piece]] = []
+        apart: list[tuple[WorkResult, float, Piece]] = []
         for result, weight in zip(results, weights, strict=True):
             if piece := self._apart.get((result.work_id, result.version)):
                 apart.append((result, weight, piece))
@@ -195,19 +171,25 @@ class RayPool:
                         return
                     self._give(self._waiting.popleft(), member)
 
-    def _give(self, piece: _Piece, member: Member) -> None:
+    def _give(self, piece: Piece, member: Member) -> None:
         if not member.held:
             member.since = time.monotonic()
         member.held.append(piece)
         piece.holders.append(member)
         published = piece.published
         order = Order(piece.item, published.version, published.policy).written()
-        if self.wire == "auto" and (self._aggregate is None or len(self._roster.able) < self._aggregate):
+        few = self._aggregate is None or len(self._roster.able) < self._aggregate
+        if self.wire == "auto" and few and not piece.node:  # what is made again is made for its vector
             self._running[member.handle.run.remote(published.theta, order)] = (piece, member)
         else:
             head, vector = member.handle.run_apart.remote(published.theta, order)
             self._running[head] = (piece, member)
             self._vectors[head] = vector
+
+    def _give_another(self, piece: Piece, member: Member) -> None:
+        """Give ``piece`` to anybody but ``member``, who has least to do; to ``member`` if there is nobody else."""
+        others = [other for other in self._roster.able if other is not member] or [member]
+        self._give(piece, min(others, key=lambda other: len(other.held)))
 
     def _receive(self) -> None:
         """Wait a little for results, take in those that have come, and give whoever is free by that the next work:
@@ -223,6 +205,8 @@ class RayPool:
         for reference in ready:
             if reference in self._running:  # a loss takes all that the actor held
                 self._settle(reference, *self._running[reference], fetched.get(reference))
+        if self._roster.failing:  # what is tried again at once would fail at once
+            self._roster.wait(WAIT_SECONDS)
         self._hand_out()
 
     def _fetched(self, references: list[Any]) -> dict[Any, WorkResult]:
@@ -232,7 +216,7 @@ class RayPool:
         except RayError:  # each will say for itself
             return {}
 
-    def _settle(self, reference: Any, piece: _Piece, member: Member, fetched: WorkResult | None) -> None:
+    def _settle(self, reference: Any, piece: Piece, member: Member, fetched: WorkResult | None) -> None:
         """Take in the result behind ``reference``, or give its piece to others."""
         if piece.done:  # another was faster; what this one says is not fetched, and whether it lives shows later
             self._release(reference, piece, member)
@@ -240,33 +224,37 @@ class RayPool:
             return
         try:
             result: WorkResult = fetched or ray.get(reference)
-        except RayTaskError as error:
-            raise reason(error) from error
         except RayActorError:
             self._lose(member)
             return
-        except RayError:  # the actor lives, what it gave does not: its node went, or the object store did
+        except RayError as error:  # the actor lives, what it was given or gave does not, unless the work is to blame
+            self._roster.failed(error)
             self._release(reference, piece, member)
-            self._redo(piece)
+            if not piece.holders:
+                self._give_another(piece, member)
             return
+        self._roster.worked()
         vector = self._vectors.get(reference)
         self._release(reference, piece, member)
         if not result.sound and not piece.again:
             piece.again = True
             self._roster.events["again"] += 1
-            others = [other for other in self._roster.able if other is not member] or [member]
-            self._give(piece, min(others, key=lambda other: len(other.held)))
+            self._give_another(piece, member)
+            return
+        kept = vector is not None and result.sound and not result.probes
+        known = piece.node != ""  # made again, for its vector alone
+        if known and not kept:  # of a copy that was given out before its vector was asked for
+            self._redo(piece)
             return
         piece.done = True
         self._seconds.setdefault(piece.item.phase, deque(maxlen=32)).append(result.seconds)
-        known = piece.node != ""  # made again, for its vector alone
-        if vector is not None and result.sound and not result.probes:
+        if kept:
             piece.vector, piece.node = vector, member.node
             self._apart[result.work_id, result.version] = piece
         if not known:
             self._arrived.append(result)
 
-    def _release(self, reference: Any, piece: _Piece, member: Member) -> None:
+    def _release(self, reference: Any, piece: Piece, member: Member) -> None:
         del self._running[reference]
         self._vectors.pop(reference, None)
         member.held.remove(piece)
@@ -284,14 +272,14 @@ class RayPool:
         else:
             self._roster.lost(member)
 
-    def _redo(self, piece: _Piece) -> None:
+    def _redo(self, piece: Piece) -> None:
         if not piece.done and not piece.holders:
             log.warning(
                 "step %d, index %d is lost with its actor and goes to another", piece.item.step, piece.item.index
             )
             self._waiting.appendleft(piece)
 
-    def _make_again(self, pieces: list[_Piece]) -> None:
+    def _make_again(self, pieces: list[Piece]) -> None:
         """Have the vectors of ``pieces`` made again, whose node is gone."""
         for piece in pieces:
             piece.done = False

@@ -7,11 +7,11 @@ from typing import Any
 
 import ray
 import torch
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import Tensor
 
-from cluster.roster import reason
+from cluster.roster import own, reason
 from metagen.pool import one_thread
 from metagen.wire import Sender, Sent, Wire, received, summed
 
@@ -55,7 +55,7 @@ class Reduction:
             try:
                 found[node] = received(ray.get(call))
             except RayError as error:
-                if isinstance(error, RayTaskError) and not isinstance(error.cause, RayError):
+                if own(error):
                     raise reason(error) from error
                 self._end(node)
                 found[node] = None

@@ -7,10 +7,11 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from textwrap import shorten
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayError, RayTaskError, UnserializableException
 
 from cluster.actor import Actor
 from cluster.connect import actor_environment
@@ -23,6 +24,10 @@ log = logging.getLogger(__name__)
 
 GROW_SECONDS = 5.0
 RETRY_SECONDS = 1.0
+SILENT_SECONDS = 10.0
+"""Without another actor at the start of a run, after which it says that it waits."""
+FAILURES = 10
+"""Calls of living actors that Ray must have failed at, one after the other, before a run gives up."""
 
 
 @dataclass(eq=False)
@@ -59,13 +64,13 @@ class Roster:
         self._grown = 0.0
         self._alone_since: float | None = None  # since when there has been no actor
         self._again: dict[Member, float] = {}  # places to fill, and from when on
+        self._reason = ""  # why the last actor that was lost at its start was lost
+        self._failing: list[float] = []  # when Ray failed at work, since the last that was done
         for crew in crews:
             for _ in range(crew.most or crew.least):
                 self._add(crew)
         try:
-            while any(self._ready(crew) < crew.least for crew in crews):
-                self.tend()
-                self.wait(RETRY_SECONDS)
+            self._await_least()
         except BaseException:
             self.close()
             raise
@@ -99,8 +104,8 @@ class Roster:
             self._alone_since = self._alone_since or now
             if now - self._alone_since > self.patience:
                 raise UserError(
-                    f"no actor for {self.patience:g} s: look at 'ray status'; 'metagen resume' goes on from the last "
-                    "checkpoint; for more time raise pool.patience"
+                    f"no actor for {self.patience:g} s{self._reason}: look at 'ray status'; 'metagen resume' goes on "
+                    "from the last checkpoint; for more time raise pool.patience"
                 )
 
     def wait(self, seconds: float) -> None:
@@ -122,6 +127,30 @@ class Roster:
         ray.kill(member.handle)
         self._replace(member)
 
+    @property
+    def failing(self) -> bool:
+        """Whether Ray has failed at the last work that came back."""
+        return bool(self._failing)
+
+    def worked(self) -> None:
+        """An actor has done a piece of work."""
+        self._failing = []
+
+    def failed(self, error: RayError) -> None:
+        """A piece of work has failed, and its actor lives: raise if the work is to blame, or if Ray has long failed at
+        all work. What is left then is the caller's to give to others."""
+        if own(error):
+            raise reason(error) from error
+        now = time.monotonic()
+        if not self._failing:
+            log.warning("Ray failed at a piece of work%s, which goes to another actor", _said(error))
+        self._failing.append(now)
+        if len(self._failing) >= FAILURES and now - self._failing[0] > self.patience:
+            raise UserError(
+                f"Ray has failed at all work for {self.patience:g} s{_said(error)}: look at 'ray status'; 'metagen "
+                "resume' goes on from the last checkpoint; for more time raise pool.patience"
+            )
+
     def close(self) -> None:
         """Stop the actors."""
         for member in self.members:
@@ -136,6 +165,28 @@ class Roster:
     def _end(self, actor: Any) -> None:
         """An actor is needed no more."""
         ray.kill(actor)
+
+    def _await_least(self) -> None:
+        """Wait for the least actors of each crew; say so if none comes for long, and raise if that goes on."""
+        least = sum(crew.least for crew in self.crews)
+        most, since, said = 0, time.monotonic(), False
+        while (ready := sum(min(self._ready(crew), crew.least) for crew in self.crews)) < least:
+            waited = time.monotonic() - since
+            if ready > most:
+                most, since, said = ready, time.monotonic(), False
+            elif waited > SILENT_SECONDS and not said:
+                said = True
+                log.warning("%d of %d actors are ready: waiting for room for the others%s", ready, least, self._reason)
+            elif most and waited > self.patience:  # where there are none at all, tend() raises
+                fix = f"--actors {most}-{self.crews[0].most or least}"
+                if len(self.crews) > 1:
+                    fix = "ranges (pool.actors, and actors in pool.others)"
+                raise UserError(
+                    f"{ready} of {least} actors are ready, and no other came for {self.patience:g} s{self._reason}: "
+                    f"use {fix} to begin with those that there is room for; for more time raise pool.patience"
+                )
+            self.tend()
+            self.wait(RETRY_SECONDS)
 
     def _ready(self, crew: Crew) -> int:
         return sum(member.crew is crew for member in self.able)
@@ -158,12 +209,14 @@ class Roster:
     def _welcome(self, member: Member, reference: Any) -> None:
         try:
             node = ray.get(reference)
-        except RayTaskError as error:
-            raise reason(error) from None
-        except RayActorError:  # gone before it could work, such as with its node
+        except RayError as error:  # gone before it could work, such as with its node, or Ray could not start it
+            if own(error):
+                raise reason(error) from None
             self.events["lost"] += 1
+            self._reason = _said(error)
             self._replace(member)
             return
+        self._reason = ""
         member.preparing, member.able, member.node, member.since = None, True, node, time.monotonic()
         self.events["joined"] += 1
 
@@ -194,7 +247,25 @@ class Roster:
                 self._add(crew)
 
 
-def reason(error: RayTaskError) -> Exception:
+def own(error: RayError) -> bool:
+    """Whether what was called has failed by itself, and not Ray: a node that is gone, an argument that is lost.
+
+    An exception that cannot be pickled comes as a plain ``RayError``, one that cannot be read back as one that says so.
+    """
+    while isinstance(error, RayTaskError) and isinstance(error.cause, RayError):
+        error = error.cause
+    return isinstance(error, RayTaskError) or type(error) in (RayError, UnserializableException)
+
+
+def reason(error: RayError) -> Exception:
     """What went wrong at an actor, as if it had happened here: a user's mistake, or a bug with its traceback."""
+    if not isinstance(error, RayTaskError):
+        return error
     cause: Exception = error.cause
     return cause if isinstance(cause, UserError) else error.as_instanceof_cause()
+
+
+def _said(error: RayError) -> str:
+    """What Ray says of its failure, within a line."""
+    cause = error.cause if isinstance(error, RayTaskError) else error
+    return f" ({shorten(f'{type(cause).__name__}: {cause}', 200, placeholder=' ...')})"

@@ -26,6 +26,7 @@ from ray import tune
 from ray.tune.stopper import Stopper
 
 from cluster.pool import RayPool
+from cluster.sweep_room import resources, room
 from cluster.sweep_schedule import scheduler_of
 from cluster.sweep_search import BEGIN, DONOR, FACTS, NUMBER, Proposals
 from metagen.errors import UserError
@@ -41,26 +42,6 @@ TUNE = "tune"
 STOP = "stop"
 """A file of this name in a sweep's folder asks the process that drives it to leave."""
 TrialFunction = Callable[..., None]
-
-
-def resources(sweep: SweepConfig) -> tune.PlacementGroupFactory:
-    """The placement group of a trial: its own process, then its actors."""
-    trial = sweep.trial
-    worker = {"CPU": trial.cpus, **({"GPU": trial.gpus} if trial.gpus else {})}
-    bundles = [{"CPU": trial.driver}, *[worker] * trial.actors] if trial.actors else [worker]
-    return tune.PlacementGroupFactory(bundles, strategy="PACK")
-
-
-def slots(sweep: SweepConfig) -> int:
-    """Trials that the cluster has room for at a time."""
-    have, need = ray.cluster_resources(), resources(sweep).required_resources
-    room = min(int(have.get(name, 0.0) / amount + 1e-9) for name, amount in need.items() if amount)
-    if not room:
-        needs = ", ".join(f"{amount:g} {name}" for name, amount in need.items())
-        raise UserError(
-            f"a trial needs {needs}, the cluster has {have.get('CPU', 0):g} CPU: lower trial.actors or trial.cpus"
-        )
-    return min(room, sweep.concurrent or room, sweep.trials)
 
 
 def train_trial(config: dict[str, Any], sweep: dict[str, Any], folder: str, images: list[Any]) -> None:
@@ -255,7 +236,8 @@ def run_sweep(
     proposals = Proposals(sweep, space, progress, record)
     scheduler = scheduler_of(sweep, space, progress)
     record("session", pid=os.getpid(), host=socket.gethostname())
-    record("slots", slots=slots(sweep))
+    fit = room(sweep, ray.cluster_resources())
+    record("slots", slots=min(fit, sweep.concurrent or fit, sweep.trials))
     shared = [ray.put(images)] if isinstance(images, ImageSet) else images
     trainable = tune.with_parameters(
         function, sweep=sweep.model_dump(mode="json"), folder=str(folder.absolute()), images=shared

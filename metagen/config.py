@@ -123,7 +123,8 @@ class PoolConfig(CrewConfig):
     """A piece that takes this many times as long as most is given to a free actor as well, and the first result counts;
     0 for never."""
     patience: float = Field(120.0, gt=0)
-    """Seconds without any actor after which a run gives up."""
+    """Seconds after which a run gives up: without any actor, at its start without another of the least that it asks
+    for, or with nothing but failures of Ray."""
 
 
 def actor_range(actors: int | str) -> tuple[int, int | None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -176,10 +177,12 @@ def _settled(sweep: SweepConfig, images: ImageSet) -> SweepConfig:
 @contextmanager
 def _ray(sweep: SweepConfig, address: str | None) -> Iterator[None]:
     from cluster.connect import start_ray, stop_ray
+    from cluster.sweep_room import room
 
     trial = sweep.trial
     count = max(1, trial.actors)
-    start_ray(address or sweep.make_space().base.pool.address, [Crew(count, count, trial.cpus, trial.gpus)])
+    crews = [Crew(count, count, trial.cpus, trial.gpus)]
+    start_ray(address or sweep.make_space().base.pool.address, crews, partial(room, sweep))
     try:
         yield
     finally:

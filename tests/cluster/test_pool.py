@@ -260,21 +260,33 @@ def test_the_jobs_address_counts_where_none_is_given(closed_port: int, monkeypat
         start_ray(None, [Crew(1, 1)])
 
 
+@pytest.mark.parametrize(("wire", "copies"), [("fp32", False), ("auto", False), ("auto", True)])
 def test_sums_whose_node_is_gone_are_made_again(
-    pool: RayPool, learner_and_parts: tuple[Learner, work.Parts], monkeypatch: pytest.MonkeyPatch
+    pool: RayPool,
+    learner_and_parts: tuple[Learner, work.Parts],
+    monkeypatch: pytest.MonkeyPatch,
+    wire: str,
+    copies: bool,
 ) -> None:
+    """Also where fewer actors are left than sums on nodes are for, and copies are under way whose vectors come here."""
     learner, _ = learner_and_parts
     items = work.plan(learner.config, 2, 0)
     plain = _work_through(pool, items, learner.snapshot())
-    monkeypatch.setattr(pool, "wire", "fp32")
+    monkeypatch.setattr(pool, "wire", wire)
+    monkeypatch.setattr(pool, "_aggregate", 1)
     apart = _work_through(pool, items, learner.snapshot())
     assert all(len(result.gradient) == 0 for result in apart.values())
     reduction, totals, lost = pool._reduction, pool._reduction.totals, []
+    monkeypatch.setattr(pool, "_aggregate", 3)
 
     def lose_once(groups: Any) -> Any:
         if lost:
             return totals(groups)
         lost.extend(groups)
+        for piece in pool._apart.values() if copies else ():
+            piece.node, node = "", piece.node
+            pool._give(piece, pool._roster.able[0])
+            piece.node = node
         return dict.fromkeys(groups)
 
     monkeypatch.setattr(reduction, "totals", lose_once)

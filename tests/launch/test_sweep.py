@@ -113,6 +113,17 @@ def test_bad_input_is_one_line(
     assert not list(tmp_path.iterdir())
 
 
+def test_more_actors_than_cores_are_refused_with_the_sweeps_own_option(
+    metagen: Any, sweep_yaml: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    done = metagen("sweep", sweep_yaml, "--set", "trial.actors=9999", "--out", tmp_path / "new")
+    assert done.code == 2
+    assert len(done.errors) == 1, done.err
+    assert "use --set trial." in done.errors[0]
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("time", ["10", "0m", "1w", "-3h"])
 def test_a_time_needs_its_unit(metagen: Any, sweep_yaml: Path, time: str) -> None:
     done = metagen("sweep", sweep_yaml, f"--budget={time}")

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from pathlib import Path
 from typing import Any
+
+from ray.exceptions import ObjectLostError
 
 from metagen.algorithms import Estimate
 from metagen.algorithms.fomaml import Fomaml, FomamlOptions
@@ -16,6 +19,16 @@ class FatalOptions(FomamlOptions):
     marker: str
     """A folder; the process that creates one of its next ``deaths`` files dies."""
     deaths: int = 1
+
+    def due(self) -> bool:
+        """Whether it is this process's turn, which creates the file."""
+        for death in range(self.deaths):
+            try:
+                Path(self.marker, str(death)).touch(exist_ok=False)
+            except FileExistsError:
+                continue
+            return True
+        return False
 
 
 class DiesAtWork(Fomaml):
@@ -29,11 +42,7 @@ class DiesAtWork(Fomaml):
 
     def estimate(self, *arguments: Any) -> Estimate:
         result = super().estimate(*arguments)
-        for death in range(self.options.deaths):
-            try:
-                Path(self.options.marker, str(death)).touch(exist_ok=False)
-            except FileExistsError:
-                continue
+        if self.options.due():
             os.kill(os.getpid(), signal.SIGKILL)
         return result
 
@@ -43,11 +52,7 @@ class NanOnce(DiesAtWork):
 
     def estimate(self, *arguments: Any) -> Estimate:
         result = Fomaml.estimate(self, *arguments)
-        for death in range(self.options.deaths):
-            try:
-                Path(self.options.marker, str(death)).touch(exist_ok=False)
-            except FileExistsError:
-                continue
+        if self.options.due():
             result.gradient[0] = float("nan")
         return result
 
@@ -57,6 +62,51 @@ class Broken(Fomaml):
 
     def estimate(self, *arguments: Any) -> Estimate:
         raise ZeroDivisionError("a bug in the estimator")
+
+
+class Unpicklable(Fomaml):
+    """A bug whose exception cannot travel."""
+
+    def estimate(self, *arguments: Any) -> Estimate:
+        error = ZeroDivisionError("a bug in the estimator")
+        error.lock = threading.Lock()
+        raise error
+
+
+class TwoPartError(Exception):
+    """Pickle calls its class with one argument."""
+
+    def __init__(self, first: str, second: str) -> None:
+        super().__init__(first + second)
+
+
+class Unreadable(Fomaml):
+    """A bug whose exception travels, but cannot be read where it arrives."""
+
+    def estimate(self, *arguments: Any) -> Estimate:
+        raise TwoPartError("a bug in ", "the estimator")
+
+
+class LosesArgument(DiesAtWork):
+    """Work that Ray fails at, ``deaths`` times in all: something that it needs is lost on the way."""
+
+    def estimate(self, *arguments: Any) -> Estimate:
+        result = Fomaml.estimate(self, *arguments)
+        if self.options.due():
+            raise ObjectLostError("00" * 28, None, "")
+        return result
+
+
+class LosesImages(DiesAtWork):
+    """A part that Ray fails to build, ``deaths`` times in all, from when the folder of markers is there."""
+
+    def __init__(self, options: FatalOptions) -> None:
+        super().__init__(options)
+        if Path(options.marker).is_dir() and options.due():
+            raise ObjectLostError("00" * 28, None, "")
+
+    def estimate(self, *arguments: Any) -> Estimate:
+        return Fomaml.estimate(self, *arguments)
 
 
 class Refusing(Fomaml):
