@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -108,6 +109,25 @@ def test_a_group_of_somebody_else_is_not_touched(cloud: Any, file: cluster_file.
     [left] = aws_firewall.remove(file)  # beside what else could not be released
     assert "is not of metagen" in left
     cloud.describe_security_groups(GroupIds=[made["GroupId"]])
+
+
+def test_without_amazons_library_it_is_one_line(
+    file: cluster_file.ClusterFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cluster import launcher
+    from launch.clusters.providers import aws_firewall
+
+    wanted = r"pip install 'metagen\[aws\]'"
+    missing = ["ModuleNotFoundError: No module named 'boto3'"]
+    monkeypatch.setattr(launcher, "_run", lambda *_: (1, missing))
+    with pytest.raises(UserError, match=wanted):
+        launcher.ask(file.path, "aws", file.home, None)
+    for name in ("boto3", "botocore.exceptions"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(UserError, match=wanted):
+        aws_firewall.ensure(file)
+    [left] = aws_firewall.remove(file)
+    assert "pip install 'metagen[aws]'" in left
 
 
 def test_without_credentials_up_is_one_line_and_nothing_is_started(
