@@ -22,6 +22,16 @@ from metagen.errors import UserError
 
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 RAY = (sys.executable, "-m", "ray.scripts.scripts")
+KEPT = "ray-config-*"
+"""Where ``ray up`` keeps a file with all that it added: the network, the key. It has made these when it writes it."""
+CLOUD_ERRORS = re.compile(r"An error occurred \(.*|Unable to locate credentials.*|(?i:\S*(quota|credential)\S* .*)")
+"""How clouds say that they refuse."""
+LOGIN = {
+    "aws": "run 'aws configure', or set AWS_PROFILE",
+    "gcp": "run 'gcloud auth application-default login'",
+    "azure": "run 'az login'",
+}
+"""How a cloud's library comes to know the user."""
 
 
 def complaint(config: Mapping[str, Any]) -> str | None:
@@ -46,10 +56,15 @@ def environment(provider: str, home: Path) -> dict[str, str]:
     """What ``ray up`` and ``ray down`` run with: no telemetry, and for one's own machines the autoscaler that starts
     their workers, which version 2 does not. What they remember lies in ``home``, not in a /tmp that others can write.
     """
-    folder = home / "tmp"
-    folder.mkdir(mode=0o700, exist_ok=True)
+    folder = _folder(home)
     added = {"RAY_USAGE_STATS_ENABLED": "0", "PYTHONUNBUFFERED": "1", "TMPDIR": str(folder), "RAY_TMPDIR": str(folder)}
     return {**os.environ, **added, **({"RAY_UP_enable_autoscaler_v2": "0"} if provider == "local" else {})}
+
+
+def _folder(home: Path) -> Path:
+    folder = home / "tmp"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder
 
 
 def _run(
@@ -83,35 +98,100 @@ def _run(
 
 
 def up(file: Path, provider: str, home: Path, log: Path, heard: Callable[[str], None]) -> tuple[int, list[str]]:
-    """``ray up``: create the head and set it up; it then starts the workers by itself."""
-    return _run([*RAY, "up", str(file), "--yes", "--no-config-cache"], provider, home, log, heard)
+    """``ray up``: create the head and set it up; it then starts the workers by itself.
+
+    It keeps what it made of the file, and only that: all that comes later goes by what was started, not by what has
+    become of the file since.
+    """
+    for stale in _folder(home).glob(KEPT):
+        stale.unlink()
+    return _run([*RAY, "up", str(file), "--yes"], provider, home, log, heard)
 
 
 def down(file: Path, provider: str, home: Path, log: Path) -> tuple[int, list[str]]:
     """``ray down``: stop Ray on the head and release every node."""
-    return _run([*RAY, "down", str(file), "--yes"], provider, home, log)
+    kept = started(home)
+    if provider == "local" or kept is None:
+        return _run([*RAY, "down", str(file), "--yes"], provider, home, log)
+    return _run([sys.executable, "-c", DOWN, str(file), str(kept)], provider, home, log)
 
 
-ACCESS = """
-import json, sys, yaml
+def started(home: Path) -> Path | None:
+    """What ``ray up`` kept of the cluster that it started; None if none was started from here, or all is released."""
+    return max(_folder(home).glob(KEPT), key=lambda path: path.stat().st_mtime, default=None)
+
+
+DOWN = """
+import json, sys
+from pathlib import Path
 from ray.autoscaler._private import commands
-config = commands._bootstrap_config(yaml.safe_load(open(sys.argv[1]).read()))
-provider = commands._get_node_provider(config["provider"], config["cluster_name"])
-node = commands._get_running_head_node(config, sys.argv[1], None)
-auth = config["auth"]
-print(json.dumps({"address": provider.external_ip(node), "user": auth["ssh_user"], "key": auth["ssh_private_key"]}))
+kept = Path(sys.argv[2]).read_text()
+commands._bootstrap_config = lambda *_, **__: json.loads(kept)["config"]
+commands.teardown_cluster(sys.argv[1], True, False, None, False)
 """
-"""Asks Ray's launcher for the head of a cloud and the key that it made; in a process, for what it prints on the way."""
+"""``ray down`` for what was started. From a file that was changed since Ray would first make its network anew."""
+
+HEAD = """
+import json, sys, yaml
+from pathlib import Path
+from ray.autoscaler._private import commands
+from ray.autoscaler._private.util import prepare_config
+from ray.autoscaler.tags import NODE_KIND_HEAD, STATUS_UP_TO_DATE, TAG_RAY_NODE_KIND, TAG_RAY_NODE_STATUS
+file, kept = sys.argv[1:]
+config = (
+    json.loads(Path(kept).read_text())["config"] if kept else prepare_config(yaml.safe_load(Path(file).read_text()))
+)
+provider = commands._get_node_provider(config["provider"], config["cluster_name"])
+heads = provider.non_terminated_nodes({TAG_RAY_NODE_KIND: NODE_KIND_HEAD})
+heads.sort(key=lambda node: provider.node_tags(node).get(TAG_RAY_NODE_STATUS) != STATUS_UP_TO_DATE)
+auth = config["auth"]
+found = {"user": auth["ssh_user"], "key": auth.get("ssh_private_key")}
+head = {**found, "address": provider.external_ip(heads[0])} if heads else None
+print(json.dumps([head, len(provider.non_terminated_nodes({}))]))
+"""
+"""Asks a cloud for the head; in a process, for what Ray prints on the way. Ray's own way to the head calls
+``_bootstrap_config``, which makes what it does not find: a security group or a rule that opens ssh to everybody.
+"""
 
 
-def access(file: Path, home: Path) -> dict[str, str]:
-    """Address, user and key of a cloud's head; raises ``UserError`` if none is running."""
+def ask(file: Path, provider: str, home: Path, kept: Path | None) -> tuple[dict[str, Any] | None, int]:
+    """User, key and address of a cloud's head, None if there is none, and how many machines there are.
+
+    Of what was started, if it is given, or of what the file describes. Makes nothing. Raises ``UserError`` if the cloud
+    does not answer.
+    """
     log = home / "access.log"
-    code, lines = _run([sys.executable, "-c", ACCESS, str(file)], "cloud", home, log)
+    code, lines = _run([sys.executable, "-c", HEAD, str(file), str(kept or "")], provider, home, log)
     if code:
-        raise UserError(f"{file}: no head is running: start it with 'metagen cluster up {file}' (see {log})")
-    found: dict[str, str] = json.loads(lines[-1])
+        why = reason(lines)
+        library = "No module named" in why
+        fix = f"pip install 'metagen[{provider}]'" if library else f"{LOGIN[provider]}, or look at the network"
+        raise UserError(f"{file}: {provider} cannot be asked for the head: {why} (see {log}): {fix}")
+    head, machines = json.loads(lines[-1])
+    return head, machines
+
+
+def access(file: Path, provider: str, home: Path) -> dict[str, Any]:
+    """Address, user and key of a cloud's head; raises ``UserError`` if none is running that was started from here."""
+    kept = started(home)
+    if kept is None:
+        raise UserError(f"{file}: no cluster was started from here: start it with 'metagen cluster up {file}'")
+    found, _ = ask(file, provider, home, kept)
+    if found is None:
+        raise UserError(f"{file}: no head is running: start it with 'metagen cluster up {file}'")
+    if not found["address"]:
+        raise UserError(f"{file}: the head has no address yet: try again")
     return found
+
+
+def reason(lines: Sequence[str]) -> str:
+    """The line that says why, of what Ray's launcher printed; a cloud's own words where there are any."""
+    clean = [line.strip() for line in lines if line.strip()]
+    for line in reversed(clean):
+        if found := CLOUD_ERRORS.search(line):
+            return found.group()
+    last = [line for line in clean if re.search(r"[Ee]rror|[Ff]ailed|denied|refused|wanted", line)]
+    return (last or clean or ["it said nothing"])[-1]
 
 
 def aws_networks(config: Mapping[str, Any]) -> set[str]:

@@ -53,7 +53,7 @@ def head(file: ClusterFile) -> Machine:
     """The head over ssh; raises ``UserError`` if none is running."""
     known_hosts = home(file) / "known_hosts"
     if file.kind != "local":
-        found = launcher.access(file.path, home(file))
+        found = launcher.access(file.path, file.kind, home(file))
         return Machine(found["address"], found["user"], found["key"], known_hosts)
     auth, provider = file.config["auth"], file.provider
     return Machine(

@@ -16,14 +16,17 @@ from launch.clusters import cluster_file
 from launch.clusters.kubernetes_api import Api
 from launch.clusters.providers import manifests
 from launch.clusters.providers.manifests import Manifest
-from launch.jobs.submission import CONFIG, pack
+from launch.jobs.submission import CONFIG, RUN, pack
 from metagen.errors import UserError
 
 POLL_SECONDS = 2.0
 JOB_FOLDER = "/metagen/job"
 CONFIG_MAP_BYTES = 900_000
 """Kubernetes takes a mebibyte in all."""
-OVER = ("SUCCEEDED", "FAILED", "STOPPED")
+GIVE_UP_SECONDS = 900.0
+OVER = ("Complete", "Failed", "ValidationFailed")
+"""What the operator says of a job that it has done with. A job that hit its time limit is Failed, and what Ray said of
+it last stays as it was: that it runs."""
 SUBMITTER = "ray-job-submitter"
 """KubeRay's name of the container beside the head that submits the job and shows its log."""
 
@@ -35,12 +38,14 @@ def submit(path: Path, words: Sequence[str], run: str | None, include: Sequence[
     with tempfile.TemporaryDirectory() as scratch:
         config, options = pack(words, include, Path(scratch))
         name = run or config.name
+        if not RUN.fullmatch(name):
+            raise UserError(f"--run '{name}': use letters, digits, dots and dashes")
         sent = _config_map(name, job, Path(scratch))
     job = job_manifest(job, name, options, sent)
     api = Api()
     there = api.get(job)
     if there is not None:
-        if (there.get("status") or {}).get("jobStatus") not in OVER:
+        if (there.get("status") or {}).get("jobDeploymentStatus") not in OVER:
             raise UserError(f"run '{name}' is being trained by RayJob {_name(name)}: name another with --run")
         api.delete(there, wait=True)  # ended: the new one continues its run
     api.apply([*(d for d in documents if d["kind"] != "RayJob"), sent, job])
@@ -71,9 +76,28 @@ def up(path: Path, timeout: float, keep: bool) -> None:
     documents = _checked(path)
     cluster = _one(documents, "RayCluster", path)
     wanted = sum(int(group["minReplicas"]) for group in cluster["spec"].get("workerGroupSpecs", []))
-    api, shown = Api(), -1
+    api = Api()
     made = api.apply(documents)
-    deadline = time.monotonic() + timeout
+    try:
+        ready = _wait_for_workers(api, cluster, wanted, timeout)
+    except BaseException as error:
+        after = f"it was left as it is, 'metagen cluster down {path}' stops it"
+        if not keep:
+            after = "what this start made is deleted again"
+            try:
+                api.undo(made)
+            except UserError as failed:
+                after = f"not all could be deleted ({failed}): run 'metagen cluster down {path}'"
+        if isinstance(error, UserError):
+            raise UserError(f"{error}; {after}") from None
+        print(f"{cluster['metadata']['name']}: {after}", flush=True)
+        raise
+    print(f"{cluster['metadata']['name']}: up with {ready} workers")
+
+
+def _wait_for_workers(api: Api, cluster: Manifest, wanted: int, timeout: float) -> int:
+    """Wait until ``wanted`` workers are ready; raises ``UserError`` with the cluster's events if they do not come."""
+    deadline, shown = time.monotonic() + timeout, -1
     while time.monotonic() < deadline:
         status = (api.get(cluster) or {}).get("status") or {}
         ready = int(status.get("readyWorkerReplicas") or 0)
@@ -81,11 +105,8 @@ def up(path: Path, timeout: float, keep: bool) -> None:
             print(f"  workers ready: {ready} of {wanted}", flush=True)
             shown = ready
         if status.get("state") == "ready" and ready >= wanted:
-            print(f"{cluster['metadata']['name']}: up with {ready} workers")
-            return
+            return ready
         time.sleep(POLL_SECONDS)
-    if not keep:
-        api.undo(made)
     why = "; ".join(api.events(cluster)) or "no events: is the KubeRay operator installed?"
     raise UserError(f"only {max(shown, 0)} of {wanted} workers were ready within {timeout:.0f} s: {why}")
 
@@ -165,32 +186,37 @@ def _cpu(group: Manifest) -> int:
 
 
 def _follow(api: Api, job: Manifest) -> int:
-    """Show the job's log until it is over; Ctrl-C leaves it alone."""
+    """Show the job's log until it is over, past an API server that fails; Ctrl-C leaves it alone."""
     name, namespace = job["metadata"]["name"], job["metadata"].get("namespace", "default")
+    back = f"kubectl -n {namespace} get rayjob {name} -w"
     shown: dict[str, int] = {}
-    state = ""
+    state, lost = "", None
     try:
         while True:
-            there = api.get(job)
-            if there is None:
+            try:
+                found = _look(api, job, shown)
+            except UserError as error:
+                now = time.monotonic()
+                if lost is None:
+                    lost = now
+                    print(f"{error}; trying again, the job goes on", file=sys.stderr, flush=True)
+                if now - lost > GIVE_UP_SECONDS:
+                    raise UserError(f"{error}; the job may go on: '{back}'") from None
+                time.sleep(POLL_SECONDS)
+                continue
+            lost = None
+            if found is None:
                 raise UserError(f"RayJob {name} is gone: somebody deleted it")
-            found = there.get("status") or {}
-            now = " ".join(filter(None, (found.get("jobDeploymentStatus"), found.get("jobStatus"))))
-            if now != state:
-                print(f"RayJob {name}: {now or 'waiting for the operator'}", file=sys.stderr, flush=True)
-                state = now
-            if ray := found.get("rayClusterName"):
-                for pod, text in api.logs(namespace, f"ray.io/cluster={ray},ray.io/node-type=head", SUBMITTER):
-                    sys.stdout.write(text[shown.get(pod, 0) :])
-                    sys.stdout.flush()
-                    shown[pod] = max(shown.get(pod, 0), len(text))
-            if found.get("jobDeploymentStatus") in ("Complete", "Failed"):
+            now_is = " ".join(filter(None, (found.get("jobDeploymentStatus"), found.get("jobStatus"))))
+            if now_is != state:
+                print(f"RayJob {name}: {now_is or 'waiting for the operator'}", file=sys.stderr, flush=True)
+                state = now_is
+            if found.get("jobDeploymentStatus") in OVER:
                 break
             time.sleep(POLL_SECONDS)
     except KeyboardInterrupt:
         print(
-            f"\ndetached, the job goes on\n  follow: kubectl -n {namespace} get rayjob {name} -w\n"
-            f"  stop:   kubectl -n {namespace} delete rayjob {name}",
+            f"\ndetached, the job goes on\n  follow: {back}\n  stop:   kubectl -n {namespace} delete rayjob {name}",
             file=sys.stderr,
         )
         return 130
@@ -199,3 +225,18 @@ def _follow(api: Api, job: Manifest) -> int:
     said = " ".join(str(found.get("message") or found.get("reason") or "no reason is given").split())
     print(f"RayJob {name} failed: {said[:300]}", file=sys.stderr)
     return 1
+
+
+def _look(api: Api, job: Manifest, shown: dict[str, int]) -> Manifest | None:
+    """Show what is new in the job's log; gives what the operator says of the job, None if it is gone."""
+    there = api.get(job)
+    if there is None:
+        return None
+    found: Manifest = there.get("status") or {}
+    if ray := found.get("rayClusterName"):
+        namespace = job["metadata"].get("namespace", "default")
+        for pod, text in api.logs(namespace, f"ray.io/cluster={ray},ray.io/node-type=head", SUBMITTER):
+            sys.stdout.write(text[shown.get(pod, 0) :])
+            sys.stdout.flush()
+            shown[pod] = max(shown.get(pod, 0), len(text))
+    return found

@@ -16,13 +16,12 @@ from launch.clusters.cluster_file import ClusterFile, read
 from launch.clusters.cost import cost_line
 from launch.clusters.init import validated
 from launch.clusters.providers import around
+from launch.clusters.providers.rules import ssh_is_closed
 from launch.clusters.ssh import Machine
 from metagen.errors import UserError
 
 POLL_SECONDS = 1.0
 STEP = re.compile(r"\[\d+/\d+\] .*")
-CLOUD_ERRORS = re.compile(r"An error occurred \(.*|Unable to locate credentials.*|(?i:\S*(quota|credential)\S* .*)")
-"""How clouds say that they refuse."""
 LEFT = r"pgrep -f -a 'core/src/ray/(gcs/gcs_server|raylet/raylet)|^ray::' | grep -v pgrep || true"
 
 
@@ -38,13 +37,15 @@ def up(path: Path, timeout: float, keep: bool) -> None:
     if file.kind == "local":
         say(f"{file.name}: checking {len(file.hosts) + 1} machines")
         preflight.check(file)
+    else:
+        _alone(file)
     around.before(file)
     access.make_token(file)  # last of all: a start that was refused leaves no secret behind
     try:
         say(f"{file.name}: starting the head (everything that is said goes to {log})")
         code, lines = launcher.up(path, file.kind, access.home(file), log, _show_step)
         if code:
-            raise UserError(f"the head did not start: {reason(lines)}: see {log}")
+            raise UserError(f"the head did not start: {launcher.reason(lines)}: see {log}")
         around.after(file)
         joined = _wait_for_workers(file, timeout)
     except BaseException as error:
@@ -55,24 +56,27 @@ def up(path: Path, timeout: float, keep: bool) -> None:
             after = f"not all could be stopped: {'; '.join(left)}" if left else "nothing is left running"
         if isinstance(error, UserError):
             raise UserError(f"{error}; {after}") from None
+        say(f"{file.name}: {after}")
         raise
     say(f"{file.name}: up with {joined} workers after {time.monotonic() - began:.0f} s")
     say(f"next: metagen submit {path} -- train standard")
 
 
+def _alone(file: ClusterFile) -> None:
+    """Raise ``UserError`` if a head is running, of the file as it is or as it was when it was started.
+
+    Ray would start itself over under the jobs that run, and a failure would then end what this start did not make.
+    """
+    home = access.home(file)
+    for kept in {launcher.started(home), None}:
+        head, _ = launcher.ask(file.path, file.kind, home, kept)
+        if head is not None:
+            raise UserError(f"{file.name}: a head is running already: 'metagen cluster down {file.path}' first")
+
+
 def _show_step(line: str) -> None:
     if found := STEP.search(line):
         say(f"  {found.group()}")
-
-
-def reason(lines: list[str]) -> str:
-    """The line that says why, of what Ray's launcher printed; a cloud's own words where there are any."""
-    clean = [line.strip() for line in lines if line.strip()]
-    for line in reversed(clean):
-        if found := CLOUD_ERRORS.search(line):
-            return found.group()
-    last = [line for line in clean if re.search(r"[Ee]rror|[Ff]ailed|denied|refused|wanted", line)]
-    return (last or clean or ["it said nothing"])[-1]
 
 
 def _wait_for_workers(file: ClusterFile, timeout: float) -> int:
@@ -128,22 +132,37 @@ def _describe(node: Node) -> str:
 def down(path: Path) -> None:
     """Stop Ray everywhere and release the machines; raises ``UserError`` if something is left."""
     file = read(path)  # not validated: what runs must be stoppable, whatever has changed here since
-    if left := _release(file):
+    known = file.kind == "local" or launcher.started(access.home(file)) is not None
+    if left := _release(file, known or _closed(file)):
         raise UserError(f"{file.name}: not all is stopped: {'; '.join(left)}")
     say(f"{file.name}: down, nothing is left running")
 
 
-def _release(file: ClusterFile) -> list[str]:
-    """Stop and release everything; gives what could not be."""
+def _closed(file: ClusterFile) -> bool:
+    """Whether machines are running though nothing is known here of their start; then the firewall is closed first.
+
+    Ray makes a cluster's network anew where it does not know it, open to everybody, and only then looks for machines.
+    """
+    _, machines = launcher.ask(file.path, file.kind, access.home(file), None)
+    if machines:
+        if wrong := next(ssh_is_closed(file), None):
+            raise UserError(f"{file.path}: {wrong}")
+        around.before(file)
+    return machines > 0
+
+
+def _release(file: ClusterFile, machines: bool = True) -> list[str]:
+    """Stop and release everything, machines if there are any; gives what could not be."""
     home = access.home(file)
     left: list[str] = []
     if file.kind == "local":
         # Ray's teardown stops Ray on the head alone: workers would find out after a minute.
         with ThreadPoolExecutor(max_workers=32) as threads:
             left += [line for line in threads.map(lambda machine: _stop(file, machine), access.machines(file)) if line]
-    code, lines = launcher.down(file.path, file.kind, home, home / "down.log")
-    if code:
-        left.append(f"ray down: {reason(lines)} (see {home / 'down.log'})")
+    if machines:
+        code, lines = launcher.down(file.path, file.kind, home, home / "down.log")
+        if code:
+            left.append(f"ray down: {launcher.reason(lines)} (see {home / 'down.log'})")
     left += around.released(file)
     if not left:
         Path(file.metagen.token).expanduser().unlink(missing_ok=True)

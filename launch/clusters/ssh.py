@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,10 +16,13 @@ from launch.clusters.process import captured
 from metagen.errors import UserError
 
 CONNECT_SECONDS = 10
+TUNNEL_SECONDS = 2.0 * CONNECT_SECONDS
+READY = "metagen-tunnel-ready"
 REASONS = (
     ("Permission denied", "the key is refused: is {key} the right one for {user}, and its public half on the machine?"),
     ("UNPROTECTED PRIVATE KEY", "others can read {key}: run 'chmod 600 {key}'"),
     ("Host key verification failed", "another host key than before: if the machine is new, delete {known_hosts}"),
+    ("local forwarding", "another program took the tunnel's port on this machine: try again"),
     ("Connection refused", "no ssh server listens there: start one"),
     ("timed out", "no answer: is it on, and does its firewall let you in?"),
     ("No route to host", "no route: is it on, and on this network?"),
@@ -84,35 +88,33 @@ class Machine:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             local = int(free.getsockname()[1])
-        forward = ["-N", "-o", "ExitOnForwardFailure=yes", "-L", f"127.0.0.1:{local}:127.0.0.1:{port}"]
+        forward = ["-o", "ExitOnForwardFailure=yes", "-L", f"127.0.0.1:{local}:127.0.0.1:{port}"]
         process = subprocess.Popen(
-            ["ssh", *self.options, *forward, f"{self.user}@{self.address}"],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
+            # What the machine says can only come once the port is ours: whoever else listens there cannot say it.
+            ["ssh", *self.options, *forward, f"{self.user}@{self.address}", f"echo {READY}; exec cat >/dev/null"],
+            stdin=subprocess.PIPE,  # its end is the end of what runs there
+            stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,  # Ctrl-C is for metagen, which closes the tunnel when it has said what it must
         )
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        deadline = time.monotonic() + TUNNEL_SECONDS
+        late = threading.Timer(TUNNEL_SECONDS, process.terminate)
+        late.start()
         try:
-            deadline = time.monotonic() + 2 * CONNECT_SECONDS
-            while not _listens(local):
-                if process.poll() is not None:
-                    assert process.stderr is not None
-                    raise UserError(f"{self.address}: {self.reason(process.stderr.read())}")
-                if time.monotonic() > deadline:
-                    raise UserError(f"{self.address}: no tunnel within {2 * CONNECT_SECONDS} s: try again")
-                time.sleep(0.05)
+            # A shell there may say something of its own first.
+            if not any(line.strip() == READY for line in process.stdout):
+                if time.monotonic() >= deadline:
+                    raise UserError(f"{self.address}: no tunnel within {TUNNEL_SECONDS:.0f} s: try again")
+                raise UserError(f"{self.address}: {self.reason(process.stderr.read())}")
+            late.cancel()
             yield local
         finally:
+            late.cancel()
             process.terminate()
             process.wait()
-            assert process.stderr is not None
-            process.stderr.close()
-
-
-def _listens(port: int) -> bool:
-    try:
-        socket.create_connection(("127.0.0.1", port), timeout=1).close()
-    except OSError:
-        return False
-    return True
+            for stream in (process.stdin, process.stdout, process.stderr):
+                stream.close()

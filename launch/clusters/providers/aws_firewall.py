@@ -31,6 +31,8 @@ def ensure(file: ClusterFile) -> None:
                 if there is None:
                     client.delete_security_group(GroupId=group)
                 raise
+    except UserError:
+        raise
     except _errors() as error:
         raise UserError(f"AWS: {_words(error)}") from None
 
@@ -49,6 +51,8 @@ def remove(file: ClusterFile) -> list[str]:
                     if "DependencyViolation" not in str(error) or time.monotonic() > deadline:
                         raise
                     time.sleep(5)
+    except UserError as error:
+        return [str(error)]
     except _errors() as error:
         return [f"the security group {_name(file)}: {_words(error)}"]
     return []

@@ -7,6 +7,8 @@ counts first.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from launch.clusters.cluster_file import ClusterFile
@@ -39,36 +41,57 @@ def rules(file: ClusterFile) -> list[dict[str, Any]]:
 
 def ensure(file: ClusterFile) -> None:
     """Leave the project with exactly the cluster's rules. Raises ``UserError`` in the cloud's words if it refuses."""
-    session = _session()
     made: list[str] = []
-    try:
-        for rule in rules(file):
-            place = f"{_firewalls(file)}/{rule['name']}"
-            there = session.get(place)
-            if there.status_code == 404:
-                answer = session.post(_firewalls(file), json=rule)
-                made.append(place)
-            else:
-                _checked(there)
-                answer = session.put(place, json=rule)
-            _wait(session, _checked(answer))
-    except UserError:
-        for place in made:
-            session.delete(place)
-        raise
+    with _told():
+        session = _session()
+        try:
+            for rule in rules(file):
+                place = f"{_firewalls(file)}/{rule['name']}"
+                there = session.get(place)
+                if there.status_code == 404:
+                    answer = session.post(_firewalls(file), json=rule)
+                    made.append(place)
+                else:
+                    _checked(there)
+                    answer = session.put(place, json=rule)
+                _wait(session, _checked(answer))
+        except BaseException:
+            for place in made:
+                session.delete(place)
+            raise
 
 
 def remove(file: ClusterFile) -> list[str]:
     """Delete the rules; gives what could not be deleted."""
     try:
-        session = _session()
-        for rule in rules(file):
-            answer = session.delete(f"{_firewalls(file)}/{rule['name']}")
-            if answer.status_code != 404:
-                _wait(session, _checked(answer))
+        with _told():
+            session = _session()
+            for rule in rules(file):
+                answer = session.delete(f"{_firewalls(file)}/{rule['name']}")
+                if answer.status_code != 404:
+                    _wait(session, _checked(answer))
     except UserError as error:
         return [str(error)]
     return []
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """What Google's library and the network raise, as ``UserError`` in one line."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        from google.auth.exceptions import GoogleAuthError, TransportError
+        from requests.exceptions import RequestException
+
+        words = " ".join(str(error).split())[:300]
+        if isinstance(error, TransportError | RequestException):
+            raise UserError(f"Google Cloud does not answer ({words}): is the network there?") from None
+        if isinstance(error, GoogleAuthError):
+            raise UserError(f"Google Cloud: {words}: run 'gcloud auth application-default login'") from None
+        raise
 
 
 def _firewalls(file: ClusterFile) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import json
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -12,6 +14,7 @@ from typing import Any
 import pytest
 from ray.autoscaler._private.util import prepare_config
 
+from cluster import launcher
 from launch.clusters import cluster_file
 
 SDK = {
@@ -124,6 +127,32 @@ def test_what_ray_asks_azure_for_is_of_the_templates_form(
     assert (worker.get("priority") == "Spot") == ("--spot" in extra)
     assert worker.get("billingProfile") == ({"maxPrice": -1} if "--spot" in extra else None)
     assert ("_NC4as_T4_v3" in worker["vmSize"]) == ("--gpu" in extra)
+
+
+def test_who_asks_for_the_head_deploys_nothing_so_that_a_narrowed_rule_stays(
+    rays: Any, metagen: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from ray.autoscaler._private import commands
+
+    path, home = tmp_path / "c.yaml", tmp_path / "home"
+    words = ["azure", "--name", "mine", "--project", "s", "--ssh-cidr", "203.0.113.7/32", "--storage", "abfs://r@a.x"]
+    assert metagen("cluster", "init", *words, "-o", path).code == 0
+    home.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", launcher.environment("azure", home)["TMPDIR"])
+    commands._bootstrap_config(cluster_file.read(path).config)  # as ``ray up`` does
+    assert len(rays.client.deployed) == 1
+    kept = launcher.started(home)
+    provider = SimpleNamespace(
+        non_terminated_nodes=lambda tags: ["head"], node_tags=lambda node: {}, external_ip=lambda node: "203.0.113.9"
+    )
+    monkeypatch.setattr(commands, "_get_node_provider", lambda *_: provider)
+    for one in (kept, ""):
+        monkeypatch.setattr(sys, "argv", ["-c", str(path), str(one)])
+        exec(launcher.HEAD, {})
+    first, second = (json.loads(line)[0] for line in capsys.readouterr().out.splitlines()[-2:])
+    assert (first["address"], second["address"]) == ("203.0.113.9", "203.0.113.9")
+    assert Path(first["key"]).expanduser().is_file()
+    assert len(rays.client.deployed) == 1
 
 
 def test_a_wrong_parameter_would_be_noticed(rays: Any) -> None:

@@ -10,6 +10,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import requests
+from google.auth import exceptions as google_errors
 
 from launch.clusters import cluster_file
 from launch.clusters.providers import azure_firewall, gcp_firewall
@@ -121,6 +123,29 @@ def test_without_googles_credentials_it_is_one_line(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("NO_GCE_CHECK", "true")
     with pytest.raises(UserError, match="run 'gcloud auth application-default login'"):
         gcp_firewall._session()
+
+
+@pytest.mark.parametrize(
+    ("error", "fix"),
+    [
+        (google_errors.RefreshError("Reauthentication is needed."), "run 'gcloud auth application-default login'"),
+        (google_errors.TransportError("no route"), "is the network there?"),
+        (requests.exceptions.ConnectionError("no route"), "is the network there?"),
+    ],
+)
+def test_what_googles_library_raises_is_one_line_and_a_release_gives_it_back(
+    error: Exception, fix: str, gcp: cluster_file.ClusterFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any, **__: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(gcp_firewall, "_session", lambda: SimpleNamespace(get=fails, delete=fails))
+    with pytest.raises(UserError) as caught:
+        gcp_firewall.ensure(gcp)
+    [left] = gcp_firewall.remove(gcp)
+    for line in (str(caught.value), left):
+        assert line.startswith("Google Cloud")
+        assert line.endswith(fix)
 
 
 @pytest.fixture

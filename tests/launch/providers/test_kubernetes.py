@@ -11,9 +11,11 @@ import struct
 import subprocess
 import tarfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -23,6 +25,7 @@ import yaml
 from launch.clusters import kubernetes_volume
 from launch.clusters.providers import manifests
 from metagen.checkpoint import load_checkpoint
+from metagen.errors import UserError
 
 GROUPS = {
     "v1": [
@@ -265,6 +268,56 @@ def test_a_run_that_has_ended_is_submitted_again_and_one_that_trains_is_not(
     assert "is being trained by RayJob tiny" in done.errors[0]
 
 
+@pytest.mark.parametrize("how", ["Failed", "ValidationFailed"])
+def test_a_run_that_hit_its_time_limit_is_submitted_again(
+    how: str, cluster: Cluster, files: Path, tiny_yaml: Path, metagen: Any
+) -> None:
+    """The operator then takes the cluster away, and what Ray said last stays."""
+    words = ["submit", "--kubernetes", files / "cluster.job.yaml", "--", "train", tiny_yaml]
+    ended = {"jobDeploymentStatus": how, "jobStatus": "RUNNING", "reason": "DeadlineExceeded"}
+    cluster.progress = lambda document: document.update(status=ended)
+    done = metagen(*words)
+    assert done.code == 1
+    assert "DeadlineExceeded" in done.err
+    cluster.progress = lambda document: None
+    assert metagen("submit", "--detach", *words[1:]).code == 0
+    assert "status" not in cluster.one("RayJob")
+
+
+def test_a_name_that_leads_out_of_the_storage_is_refused(
+    cluster: Cluster, files: Path, tiny_yaml: Path, metagen: Any
+) -> None:
+    done = metagen("submit", "--kubernetes", files / "cluster.job.yaml", "--run", "../x", "--", "train", tiny_yaml)
+    assert done.code == 2
+    assert "--run '../x': use letters, digits, dots and dashes" in done.errors[0]
+    assert cluster.kinds() == []
+
+
+def test_a_server_that_fails_for_a_moment_ends_no_watch(
+    cluster: Cluster, files: Path, tiny_yaml: Path, metagen: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["submit", "--kubernetes", files / "cluster.job.yaml", "--", "train", tiny_yaml]
+    answer, looks = cluster.answer, iter([False, False, True, True])
+
+    def overloaded(method: str, path: str, body: bytes) -> tuple[int, Any]:
+        if method == "GET" and path.endswith("/rayjobs/tiny") and "RayJob" in cluster.kinds() and next(looks, False):
+            return 500, _failure(500, "etcdserver: leader changed")
+        return answer(method, path, body)
+
+    monkeypatch.setattr(cluster, "answer", overloaded)
+    cluster.progress, cluster.log = _ends("SUCCEEDED", "Complete"), "joint step 5/5\n"
+    done = metagen(*words)
+    assert done.code == 0, done.err
+    assert done.err.count("leader changed; trying again, the job goes on") == 1
+    assert done.out.count("joint step 5/5") == 1
+
+    monkeypatch.setattr("launch.clusters.kubernetes.GIVE_UP_SECONDS", 0.1)
+    looks = iter([False, *[True] * 100_000])
+    done = metagen(*words, "--seed", "1")
+    assert done.code == 2
+    assert "the job may go on: 'kubectl -n default get rayjob tiny -w'" in done.errors[0]
+
+
 def test_what_the_server_refuses_is_told_in_its_words_and_nothing_is_left(
     cluster: Cluster, files: Path, tiny_yaml: Path, metagen: Any
 ) -> None:
@@ -316,6 +369,28 @@ def test_a_cluster_that_does_not_come_up_is_taken_back(cluster: Cluster, files: 
     assert done.code == 2
     assert "only 0 of 2 workers were ready within 1 s" in done.errors[0]
     assert cluster.kinds() == []
+
+
+@pytest.mark.parametrize("keep", [[], ["--keep"]], ids=str)
+@pytest.mark.parametrize("how", [KeyboardInterrupt(), UserError("Kubernetes: Unauthorized")], ids=repr)
+def test_a_start_that_is_broken_off_is_taken_back_unless_it_is_kept(
+    how: BaseException, keep: list[str], cluster: Cluster, files: Path, metagen: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(seconds: float) -> None:
+        raise how
+
+    monkeypatch.setattr("launch.clusters.kubernetes.time", SimpleNamespace(sleep=broken, monotonic=time.monotonic))
+    done = metagen("cluster", "up", files / "cluster.yaml", *keep)
+    assert done.code == (2 if isinstance(how, UserError) else 130)
+    assert ("RayCluster" in cluster.kinds()) == bool(keep)
+    assert ("it was left as it is" if keep else "what this start made is deleted again") in done.out + done.err
+
+
+def test_a_start_that_fails_leaves_the_cluster_that_was_there(cluster: Cluster, files: Path, metagen: Any) -> None:
+    assert metagen("cluster", "up", files / "cluster.yaml", "--timeout", "1", "--keep").code == 2
+    before = cluster.kinds()
+    assert metagen("cluster", "up", files / "cluster.yaml", "--timeout", "1").code == 2
+    assert cluster.kinds() == before
 
 
 def _runs(document: Any) -> None:
