@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import signal
 import sys
+import time
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,6 +36,8 @@ from metagen.tasks.imageset import ImageSet
 from metagen.train import to_save, train
 from metagen.warm_start import begun_with, polarity_note
 
+LAST_WAITS = (2.0, 5.0, 10.0)
+"""Seconds after which the last checkpoint is stored again where the store refused it: no other one will be."""
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 
@@ -130,14 +133,21 @@ def _drive(
         journal.write("checkpoint", checkpoint=name, step=learner.state.step)
         if store is None:
             return
-        try:
-            store.publish(path)
-            store.prune(config.log.keep)
-        except UserError as error:
-            journal.write("not stored", checkpoint=name, error=str(error))
-            if last:  # the run is whole in its folder, but not where it was asked to be
-                raise UserError(f"{path} is written, but not stored: {error}; then 'metagen resume {folder}'") from None
-            console.line(f"not stored, the next checkpoint will try again: {error}")
+        for wait in (*(LAST_WAITS if last else ()), None):
+            try:
+                store.publish(path)
+                store.prune(config.log.keep)
+                return
+            except UserError as error:
+                journal.write("not stored", checkpoint=name, error=str(error))
+                if wait is not None:
+                    console.line(f"not stored, tried again in {wait:g} s: {error}")
+                    time.sleep(wait)
+                elif last:  # the run is whole in its folder, but not where it was asked to be
+                    unstored = f"{path} is written, but not stored: {error}"
+                    raise UserError(f"{unstored}; then 'metagen resume {folder}'") from None
+                else:
+                    console.line(f"not stored, the next checkpoint will try again: {error}")
 
     def set_aside(broken: tuple[Quarantined, ...]) -> None:
         for one in broken:

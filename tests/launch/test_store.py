@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from launch.training import session
 from metagen.checkpoint import MANIFEST, load_checkpoint
 from metagen.errors import UserError
 from metagen.store import Store
@@ -74,6 +75,7 @@ def test_a_run_outlives_its_store_but_says_so_at_the_end(
         raise UserError("the store is down")
 
     monkeypatch.setattr(Store, "publish", down)
+    monkeypatch.setattr(session, "LAST_WAITS", (0.0,))
     url = f"{s3}/run"
     done = metagen("train", tiny_yaml, "--set", "log.checkpoint_every=2", "--store", url, "--run-dir", "mine")
     assert done.code == 2
@@ -83,6 +85,25 @@ def test_a_run_outlives_its_store_but_says_so_at_the_end(
     monkeypatch.setattr(Store, "publish", publish)
     assert metagen("resume", "mine").code == 0
     assert Store(url).checkpoints() == ["final"]
+
+
+def test_a_store_that_refuses_for_a_moment_at_the_end_is_asked_again(
+    s3: str, metagen: Any, tiny_yaml: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish, asked = Store.publish, []
+
+    def down_at_first(self: Store, folder: Path) -> None:
+        asked.append(folder.name)
+        if asked.count("final") == 1:
+            raise UserError("the store is down")
+        publish(self, folder)
+
+    monkeypatch.setattr(Store, "publish", down_at_first)
+    monkeypatch.setattr(session, "LAST_WAITS", (0.0,))
+    done = metagen("train", tiny_yaml, "--store", f"{s3}/run", "--run-dir", "mine")
+    assert done.code == 0, done.err
+    assert "not stored, tried again in 0 s: the store is down" in done.out
+    assert Store(f"{s3}/run").checkpoints() == ["final"]
 
 
 def test_a_store_that_cannot_be_reached_stops_the_run_before_it_begins(
