@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 import signal
 import sys
-import time
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
