@@ -185,7 +185,8 @@ def _read(files: Sequence[Path], size: int, channels: int, on_corrupt: OnCorrupt
             images[index - len(skipped)] = fit(decode(file, _shown(file)), size, channels)
         except CorruptImage as error:
             if on_corrupt == "error":
-                raise UserError(f"{error}; remove it or set on_corrupt: skip") from None
+                leave = "to leave such images out in training, --set data.on_corrupt=skip"
+                raise UserError(f"{error}; remove it, or, {leave}") from None
             skipped.append(file)
     return images[: len(files) - len(skipped)], skipped
 

@@ -143,7 +143,9 @@ def test_a_corrupt_image_is_named_or_counted(
     bad = class_folders / "train" / "owl" / "3.png"
     bad.write_bytes(bad.read_bytes()[:40])
     data = ["--set", "data.source=folder", "--set", f"data.path={class_folders}"]
-    _refused(metagen("train", tiny_yaml, *data, "--run-dir", tmp_path / "a"), "owl/3.png", "on_corrupt: skip")
+    advice = ("owl/3.png", "remove it, or, to leave such images out in training, --set data.on_corrupt=skip")
+    _refused(metagen("train", tiny_yaml, *data, "--run-dir", tmp_path / "a"), *advice)
+    _refused(metagen("tasks", "list", "--data", class_folders), *advice)
     assert not (tmp_path / "a").exists()
     done = metagen("train", tiny_yaml, *data, "--set", "data.on_corrupt=skip", "--run-dir", tmp_path / "b")
     assert done.code == 0

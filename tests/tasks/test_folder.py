@@ -52,7 +52,9 @@ def test_a_class_in_two_splits_is_refused(class_folders: Any) -> None:
 def test_a_corrupt_image_is_named_or_counted(class_folders: Any) -> None:
     root = class_folders({"cat": 3, "dog": 1})
     (root / "cat" / "1.png").write_bytes(b"not an image")
-    with pytest.raises(UserError, match=r"cat/1\.png: not a readable .* set on_corrupt: skip"):
+    with pytest.raises(
+        UserError, match=r"cat/1\.png: not a readable .*; remove it, or, to leave .*data.on_corrupt=skip"
+    ):
         _load(root)
     images = _load(root, on_corrupt="skip")
     assert _levels(images, "cat") == [0, 2]
