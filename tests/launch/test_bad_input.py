@@ -19,6 +19,7 @@ import yaml
 from PIL import Image
 
 from launch.generators import generation
+from launch.training.run_folder import check_free
 from metagen.checkpoint import load_checkpoint
 
 
@@ -237,6 +238,25 @@ def test_a_run_folder_that_already_holds_a_run(tiny_yaml: Path, run_copy: Path, 
     done = metagen("train", tiny_yaml, "--run-dir", run_copy)
     _refused(done, "already holds a run", f"'metagen resume {run_copy}' or choose another")
     assert {path: path.stat().st_mtime_ns for path in run_copy.rglob("*")} == before
+
+
+def test_a_run_is_not_put_among_other_things(tiny_yaml: Path, tmp_path: Path, metagen: Any) -> None:
+    """Where a picture of the run would come to lie among those that the next command reads."""
+    mine = tmp_path / "my_images"
+    mine.mkdir()
+    for name in ("a.png", "train.log"):
+        (mine / name).write_bytes(b"kept")
+    done = metagen("train", tiny_yaml, "--run-dir", mine)
+    _refused(done, f"{mine} holds no run but other things, 'a.png': choose a new or an empty folder")
+    assert sorted(path.name for path in mine.iterdir()) == ["a.png", "train.log"]
+
+
+@pytest.mark.parametrize(
+    "name", ["checkpoints", ".config.yaml.partial", "log.jsonl", "logs", "train.log", "log.txt", "slurm-12.out"]
+)
+def test_what_a_failed_start_left_and_logs_of_it_keep_no_run_out(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).mkdir()
+    check_free(tmp_path)
 
 
 def test_a_run_folder_that_cannot_be_written(tiny_yaml: Path, tmp_path: Path, metagen: Any) -> None:
