@@ -66,7 +66,7 @@ def class_folders(tmp_path: Path) -> Path:
             ["quickstart", "--set", "phases.0.outer.learning_rat=1"],
             ["phases.0.outer.learning_rat: unknown key; did you"],
         ),
-        (["quickstart", "--set", "seed=many"], ["seed: ", "valid integer", "'many'"]),
+        (["quickstart", "--set", "seed=many"], ["seed: a whole number is needed (got 'many')"]),
         (["quickstart", "--set", "phases.7.steps=1"], ["'7' is not an index below"]),
         (["quickstart", "--set", "seed"], ["write key=value"]),
         (["quickstart", "--set", "data.source=pictogram"], ["'pictogram'; did you mean 'pictograms'?"]),

@@ -203,7 +203,7 @@ START = "head_start_ray_commands"
         (_set("metadata.metagen.storage", "runs"), "is relative"),
         (_set("metadata.metagen.storage", "/tmp/runs"), "is a disk that goes with the cluster"),
         (_set("metadata.metagen.storage", "ftp://x"), "is no place for runs"),
-        (_set("metadata.metagen.storage", None), "metadata.metagen.storage: Field required"),
+        (_set("metadata.metagen.storage", None), "metadata.metagen.storage: a value is needed"),
         (_set("metadata", None), "no block metadata.metagen"),
         (_set("max_workers", None), "max_workers: missing"),
         (_set("idle_timeout_minutes", 0), "idle_timeout_minutes: say after how many minutes"),
