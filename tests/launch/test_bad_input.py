@@ -6,18 +6,21 @@ import json
 import resource
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import pytest
 import torch
 import yaml
 from PIL import Image
 
+from launch.cli import run_command
 from launch.generators import generation
 from launch.training.run_folder import check_free
 from metagen.checkpoint import load_checkpoint
@@ -76,10 +79,11 @@ def class_folders(tmp_path: Path) -> Path:
         (["quickstart", "--set", "name=.hidden"], ["name: '.hidden' cannot be used", "first a letter or a digit"]),
         (["quickstart", "--set", "device=tpu"], ["device: 'tpu' is not a device: use cpu, cuda"]),
         (["quickstart", "--steps", "1"], ["steps: 1 is too few", "give at least 2"]),
-        (["quickstart", "--steps", "many"], ["'--steps'", "not a valid integer"]),
-        (["quickstart", "--seed", "-1"], ["'--seed'", "-1"]),
-        (["quickstart", "--pool", "threads"], ["'--pool'", "ray", "serial"]),
-        (["quickstart", "--stepz", "3"], ["--stepz", "--steps"]),
+        (["quickstart", "--steps", "many"], ["'--steps': 'many' is not a whole number of at least 1 (see"]),
+        (["quickstart", "--seed", "-1"], ["'--seed': -1 is not a whole number of at least 0 (see"]),
+        (["quickstart", "--pool", "threads"], ["'--pool'", "ray", "serial", "(see 'metagen train --help')"]),
+        (["quickstart", "--stepz", "3"], ["no such option '--stepz'", "--steps", "(see 'metagen train --help')"]),
+        (["quickstart", "another"], ["unexpected extra argument (another) (see 'metagen train --help')"]),
         (["quickstart", "--pool", "serial", "--actors", "2"], ["--pool serial is one worker", "drop --actors"]),
         (["quickstart", "--actors", "9999"], ["9999 actors", "use --actors "]),
     ],
@@ -88,8 +92,39 @@ def test_a_wrong_request(arguments: list[str], needles: list[str], run_dir: Path
     _refused(metagen("train", *arguments, "--run-dir", run_dir), *needles)
 
 
-def test_an_unknown_command(metagen: Any) -> None:
-    _refused(metagen("trian"), "trian")
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["trian"], "no such command 'trian' (see 'metagen --help')"),
+        (["cluster", "xyz"], "no such command 'xyz' (see 'metagen cluster --help')"),
+        (["adapt"], "missing argument 'CHECKPOINT' (see 'metagen adapt --help')"),
+        (["cluster", "init"], "kubernetes, skypilot (see 'metagen cluster init --help')"),
+        (["tasks", "list", "--image-size", "x"], "'x' is not a whole number from 8 to 512 (see 'metagen tasks list"),
+        (["cluster", "up", "a.yaml", "--timeout", "x"], "'x' is not a number of at least 1 (see 'metagen cluster up"),
+        (["train", "--steps"], "option '--steps' requires an argument (see 'metagen COMMAND --help')"),
+        (["submit"], "give a cluster file, or --address (see 'metagen submit --help')"),
+    ],
+)
+def test_a_request_that_is_none_is_one_line_that_names_the_help(words: list[str], message: str, metagen: Any) -> None:
+    done = metagen(*words)
+    _refused(done, message)
+    assert done.err == f"{done.errors[0]}\n"
+    assert done.err.startswith("error: ")
+
+
+def test_the_help_of_a_command_within_another_is_found_too(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of what 'submit' is given to send: a command that is told by its own name alone."""
+
+    @click.command()
+    def sending() -> None:
+        click.Command("train").make_context("train", ["--qqq"])
+
+    monkeypatch.setattr(sys, "argv", ["metagen"])
+    with pytest.raises(SystemExit, match="2"):
+        run_command(sending, "metagen")
+    assert capsys.readouterr().err == "error: no such option '--qqq' (see 'metagen train --help')\n"
 
 
 def test_a_config_file_that_is_none(tmp_path: Path, run_dir: Path, metagen: Any) -> None:
