@@ -16,7 +16,7 @@ import numpy as np
 
 from metagen.errors import UserError
 from metagen.tasks.config import DataConfig, OnCorrupt
-from metagen.tasks.imageset import SPLITS, Images, ImageSet, offsets_of, some, split_by_hash
+from metagen.tasks.imageset import SPLITS, Images, ImageSet, check_names, offsets_of, some, split_by_hash
 from metagen.tasks.npz import BY_HASH
 from metagen.tasks.pixels import CorruptImage, blank, decode, fit, with_polarity
 
@@ -49,6 +49,7 @@ def folder(config: DataConfig) -> ImageSet:
     empty += [kind.name for kind, count in zip(found, counts, strict=True) if not count]
     kept = [(kind, count) for kind, count in zip(found, counts, strict=True) if count]
     names = [kind.name for kind, _ in kept]
+    check_names(names, f"{_shown(root)}: ")
     given = [kind.split for kind, _ in kept if kind.split is not None]
     notes = _notes(root, ignored, skipped)
     if empty:

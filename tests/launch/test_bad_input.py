@@ -217,6 +217,8 @@ def test_data_to_evaluate_on(run_copy: Path, class_folders: Path, tmp_path: Path
 
 def test_tasks_that_are_not_there(tmp_path: Path, tiny_npz: Path, metagen: Any) -> None:
     _refused(metagen("tasks", "list", "--data", "pictogram"), "pictogram: no such file or folder")
+    _refused(metagen("tasks", "list", "--data", "folder"), "source 'folder' needs one", "give it as --data PATH")
+    _refused(metagen("tasks", "list", "--data", "mixture"), "source 'mixture' needs them", "as --data PATH")
     (tmp_path / "bad.npz").write_bytes(b"no zip")
     _refused(metagen("tasks", "list", "--data", tmp_path / "bad.npz"), "bad.npz: not an .npz file")
     out = tmp_path / "sheet.jgp"
