@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import signal
 import sys
 
@@ -69,18 +70,24 @@ def metagen() -> None:
 
 def main() -> None:
     """Run the command line."""
-    run_command(metagen)
+    run_command(metagen, "metagen")
 
 
-def run_command(command: click.Command) -> None:
-    """Run a command; a mistake in the input is one line on stderr and exit code 2. SIGTERM is as Ctrl-C."""
+def run_command(command: click.Command, program: str | None = None) -> None:
+    """Run a command; a mistake in the input is one line on stderr and exit code 2. SIGTERM is as Ctrl-C.
+
+    ``program`` is what the user calls it, if that is not what was run.
+    """
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that what was started is ended
     try:
         # Without standalone mode click gives the code of an Exit back instead of raising it.
-        if code := command(standalone_mode=False):
+        if code := command(prog_name=program, standalone_mode=False):
             sys.exit(code)
     except click.ClickException as error:
-        error.show()
+        if type(error).__name__ == "NoArgsIsHelpError":  # of click 8.2; before, it was no error
+            error.show()
+        else:
+            click.echo(f"error: {_in_one_line(error, program)}", err=True)
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         click.echo("stopped", err=True)
@@ -90,6 +97,33 @@ def run_command(command: click.Command) -> None:
         sys.exit(2)
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _in_one_line(error: click.ClickException, program: str | None) -> str:
+    """What click says of a wrong request, and the help that has the rest."""
+    message = " ".join(error.format_message().split()).rstrip(".").replace(". (", " (")
+    message = f"{message[:1].lower()}{message[1:]}"
+    if not isinstance(error, click.UsageError):
+        return message
+    kind = getattr(getattr(error, "param", None), "type", None)
+    if isinstance(kind, click.IntRange | click.FloatRange):
+        message = NO_NUMBER.sub(f"is not {_numbers(kind)}", message)
+    path = error.ctx.command_path if error.ctx else "COMMAND"  # of an option without its value click does not say
+    if program and path.split()[0] != program:  # nor of a command within another, such as what 'submit' sends
+        path = f"{program} {path}"
+    return f"{message} (see '{path} --help')"
+
+
+NO_NUMBER = re.compile(r"is not (a valid (integer|float) range|in the range .*)")
+
+
+def _numbers(kind: click.IntRange | click.FloatRange) -> str:
+    """The numbers of a range in words."""
+    number = "a whole number" if isinstance(kind, click.IntRange) else "a number"
+    low, high = kind.min, kind.max
+    if low is not None and high is not None:
+        return f"{number} from {low} to {high}"
+    return f"{number} of at least {low}" if high is None else f"{number} of at most {high}"
 
 
 if __name__ == "__main__":

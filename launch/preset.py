@@ -11,6 +11,7 @@ from launch.options import checkpoint_path
 from metagen.checkpoint import load_checkpoint
 from metagen.config import RunConfig
 from metagen.errors import UserError, nearest
+from metagen.names import name_of
 from metagen.values import override, read_yaml
 
 
@@ -39,7 +40,7 @@ def load_config(
         values = read_yaml(presets()[source])
     else:
         raise UserError(f"unknown preset '{source}'{nearest(source, presets())} (or give a .yaml file)")
-    values.setdefault("name", path.stem)
+    values.setdefault("name", name_of(path.stem))
     if start_from is not None:
         values["start_from"] = start_from
     changed = override(values, assignments)

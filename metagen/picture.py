@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from metagen.tasks.episodes import to_uint8
 
 GAP, MARGIN, PAPER, TEXT = 2, 10, (255, 255, 255), (40, 40, 40)
 ACCENT = (214, 232, 250)
+SPELT = {"ß": "ss", "æ": "ae", "Æ": "AE", "œ": "oe", "Œ": "OE", "ø": "o", "Ø": "O", "ł": "l", "Ł": "L"}
+"""Latin letters that Unicode does not take apart into a letter and its marks."""
 
 
 def grid(
@@ -28,6 +31,7 @@ def grid(
     scale = scale or max(1, 64 // size)
     cell = size * scale + GAP
     font = ImageFont.load_default(13)
+    rows = [(legible(name), support, generated) for name, support, generated in rows]
     label = max(int(font.getlength(name)) for name, _, _ in rows) + MARGIN if any(r[0] for r in rows) else 0
     shown, made = max(len(r[1]) for r in rows), max(len(r[2]) for r in rows)
     left = MARGIN + label
@@ -52,6 +56,20 @@ def grid(
 def contact_sheet(rows: Sequence[tuple[str, Tensor]], scale: int = 0) -> Image.Image:
     """A picture with one row a class: ``(name, images [N, C, H, W])``."""
     return grid([(name, images, images[:0]) for name, images in rows], titles=("", ""), scale=scale)
+
+
+def legible(text: str) -> str:
+    """``text`` in the characters that Pillow's own font has, which are those of ASCII: it draws all others as boxes.
+
+    Letters lose their marks, and what has no letter of ASCII is spelt by its number: ``Käse 日`` as ``Kase \\u65e5``.
+    """
+    return "".join(_plain(character) for character in unicodedata.normalize("NFC", text))
+
+
+def _plain(character: str) -> str:
+    parts = unicodedata.normalize("NFKD", SPELT.get(character, character))
+    letters = "".join(part for part in parts if not unicodedata.combining(part))
+    return letters if letters and letters.isascii() else character.encode("ascii", "backslashreplace").decode()
 
 
 def pixels(image: Image.Image) -> np.ndarray:

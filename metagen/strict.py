@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from metagen.errors import UserError, nearest
+
+Scalar = str | int | float | bool | None
 
 
 class Strict(BaseModel):
@@ -21,33 +24,109 @@ class Strict(BaseModel):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            raise UserError("; ".join(_explain(cls, item) for item in error.errors())) from None
+            raise UserError("; ".join(_complaints(cls, error))) from None
 
 
-def _explain(model: type[BaseModel], item: Any) -> str:
-    path = [str(part) for part in item["loc"]]
-    key = ".".join(path)
+NEEDED = {
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "finite_number": "a finite number",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+    "string_type": "text",
+    "missing": "a value",
+    "dict_type": "a mapping, such as {{key: value}},",
+    "literal_error": "{expected}",
+    "greater_than": "a number above {gt:g}",
+    "greater_than_equal": "a number of at least {ge:g}",
+    "less_than": "a number below {lt:g}",
+    "less_than_equal": "a number of at most {le:g}",
+    "too_short": "{field_type} of at least {min_length}",
+    "too_long": "{field_type} of at most {max_length}",
+}
+"""What each of pydantic's complaints asks for, in the words of YAML; others keep pydantic's own."""
+KINDS = {"Tuple": "a list", "List": "a list", "Dictionary": "a mapping"}
+BRANCH = re.compile(r"(constrained-)?(int|float|str|bool)|literal\[.*\]")
+"""How pydantic names the members of a union, in place of a key."""
+
+
+def _complaints(model: type[BaseModel], error: ValidationError) -> list[str]:
+    """One line a mistake: what a union's members say of the same value is one."""
+    groups: dict[tuple[str, ...], list[Any]] = {}
+    for item in error.errors():
+        path = tuple(map(str, item["loc"]))
+        groups.setdefault(path[:-1] if path and BRANCH.fullmatch(path[-1]) else path, []).append(item)
+    return [_explain(model, list(path), items) for path, items in groups.items()]
+
+
+def _explain(model: type[BaseModel], path: list[str], items: Sequence[Any]) -> str:
+    key, item = ".".join(path), items[0]
     if item["type"] == "extra_forbidden":
         known = _fields_at(model, path[:-1])
         return f"{key}: unknown key{nearest(path[-1], known)}" if known else f"{key}: unknown key"
-    message = item["msg"].removeprefix("Value error, ")
     got = item.get("input")
-    if isinstance(got, (str, int, float, bool, type(None))) and item["type"] != "value_error":
+    if item["type"] == "tuple_type" and isinstance(got, dict) and got and all(part.isdigit() for part in got):
+        example = _list_of(model, path, next(iter(got.values())))
+        return f"{key}: the file has none to change by number: write the whole list, such as --set '{key}={example}'"
+    needed = list(dict.fromkeys(_needed(model, path, one) for one in items))
+    message = f"{', or '.join(needed)} is needed" if all(needed) else item["msg"].removeprefix("Value error, ")
+    if (isinstance(got, Scalar) or got in ([], {})) and item["type"] not in ("value_error", "missing"):
         message = f"{message[0].lower()}{message[1:]} (got {got!r})"
     return f"{key}: {message}" if key else message
 
 
+def _needed(model: type[BaseModel], path: list[str], item: Any) -> str:
+    """What would do in place of a value; nothing where pydantic's words are as good."""
+    kind, context = item["type"], dict(item.get("ctx", {}))
+    if kind in ("tuple_type", "list_type"):
+        return f"a list, such as {_list_of(model, path, item['input'])},"
+    if kind == "model_type":
+        return f"a mapping, such as {_mapping_of(_models_at(model, path))},"
+    if kind == "too_short" and context.get("field_type") in ("Tuple", "List"):
+        return f"a list of at least {context['min_length']}, such as {_list_of(model, path, None)},"
+    context["field_type"] = KINDS.get(context.get("field_type", ""), "a value")
+    return NEEDED.get(kind, "").format(**context)
+
+
+def _list_of(model: type[BaseModel], path: list[str], got: Any) -> str:
+    """An example of a list that could stand at ``path``, of what was given where that can be an entry."""
+    if models := _models_at(model, path):
+        return f"[{_mapping_of(models)}]"
+    if isinstance(got, str | int | float):
+        return f"[{got}]"
+    fields = [current.model_fields.get(path[-1]) for current in _models_at(model, path[:-1], nearest=True)]
+    defaults = [field.default for field in fields if field is not None and isinstance(field.default, tuple)]
+    return str(list(defaults[0])) if defaults and defaults[0] else "[...]"
+
+
+def _mapping_of(models: Sequence[type[BaseModel]]) -> str:
+    """An example of the keys that one of ``models`` has."""
+    for model in models:
+        for name, field in model.model_fields.items():
+            plain = isinstance(field.default, str | int | float)
+            return f"{{{name}: {field.default if plain else '...'}}}"
+    return "{key: value}"
+
+
 def _fields_at(model: type[BaseModel], path: list[str]) -> list[str]:
     """The field names of the model that a path of keys leads to (union and tuple members are searched)."""
+    return sorted({name for current in _models_at(model, path, nearest=True) for name in current.model_fields})
+
+
+def _models_at(model: type[BaseModel], path: list[str], nearest: bool = False) -> list[type[BaseModel]]:
+    """The models that the value at ``path`` can be or hold; with ``nearest``, above what holds none."""
     models = [model]
     for part in path:
-        following: list[type[BaseModel]] = []
-        for current in models:
-            field = current.model_fields.get(part)
-            if field is not None:
-                following += _models_in(field.annotation)
-        models = following or models  # indices and union tags are not fields
-    return sorted({name for current in models for name in current.model_fields})
+        if part.isdigit() or BRANCH.fullmatch(part):
+            continue  # indices and union tags are not fields
+        fields = [current.model_fields[part] for current in models if part in current.model_fields]
+        following = [found for field in fields for found in _models_in(field.annotation)]
+        if fields:  # else a key of a mapping that holds them
+            models = following or (models if nearest else [])
+    return models
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:

@@ -84,6 +84,47 @@ def test_an_unknown_rule_of_the_fixed_policy_suggests_the_nearest() -> None:
         RunConfig.parse({"policy": {"name": "fixed", "options": {"rule": "adm"}}})
 
 
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("generator.architecture.widths=64", "generator.architecture.widths: a list, such as [64], is needed (got 64)"),
+        ("generator.architecture.widths={a: 1}", "generator.architecture.widths: a list, such as [64, 128], is needed"),
+        ("policy.adapt=[]", "policy.adapt: a list of at least 1, such as ['*'], is needed (got [])"),
+        ("phases=3", "phases: a list, such as [{estimator: joint}], is needed (got 3)"),
+        ("phases=[3]", "phases.0: a mapping, such as {estimator: joint}, is needed (got 3)"),
+        ("episode=3", "episode: a mapping, such as {shots: 5}, is needed (got 3)"),
+        ("policy.options=3", "policy.options: a mapping, such as {key: value}, is needed (got 3)"),
+        ("seed=1.5", "seed: a whole number is needed (got 1.5)"),
+        ("seed=-1", "seed: a number of at least 0 is needed (got -1)"),
+        ("ema=1.0", "ema: a number below 1 is needed (got 1.0)"),
+        ("device=3", "device: text is needed (got 3)"),
+        ("mode=x", "mode: 'sync' or 'async' is needed (got 'x')"),
+        ("together=x", "together: a whole number, or 'auto' is needed (got 'x')"),
+        ("categories.found={mean: [], scale: []}", "categories.found.centroids: a value is needed"),
+    ],
+)
+def test_a_wrong_value_is_told_what_is_needed_in_the_words_of_yaml(assignment: str, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        RunConfig.parse(override({}, [assignment]))
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("assignment", "list_of"),
+    [
+        ("phases.0.steps=3", "phases=[{estimator: joint}]"),
+        ("data.parts.0.weight=2", "data.parts=[{source: ...}]"),
+        ("generator.architecture.widths.0=32", "generator.architecture.widths=[32]"),
+    ],
+)
+def test_an_entry_of_a_list_that_the_file_leaves_out_cannot_be_changed(assignment: str, list_of: str) -> None:
+    with pytest.raises(UserError) as caught:
+        RunConfig.parse(override({}, [assignment]))
+    key = list_of.partition("=")[0]
+    told = f"{key}: the file has none to change by number: write the whole list, such as --set '{list_of}'"
+    assert str(caught.value) == told
+
+
 def test_every_mistake_is_reported_at_once() -> None:
     with pytest.raises(UserError, match=r"episode\.shots: .*; sed: unknown key"):
         RunConfig.parse({"sed": 1, "episode": {"shots": "x"}})

@@ -5,10 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageFont
 from torch import Tensor
 
-from metagen.picture import contact_sheet, grid, pixels, save_image
+from launch.policies.plot import Panel, plot
+from metagen.picture import contact_sheet, grid, legible, pixels, save_image
 from metagen.tasks.episodes import to_uint8
 
 
@@ -68,3 +69,26 @@ def test_a_saved_image_reads_back_unaltered(channels: int, tmp_path: Path) -> No
         assert saved.mode == {1: "L", 3: "RGB"}[channels]
         levels = np.asarray(saved).reshape(8, 8, channels).transpose(2, 0, 1)
     assert np.array_equal(levels, to_uint8(image[None])[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "drawn"),
+    [
+        ("cat_2 (b)", "cat_2 (b)"),
+        ("Käse", "Kase"),
+        ("Ka\u0308se", "Kase"),
+        ("Straße", "Strasse"),
+        ("日本", "\\u65e5\\u672c"),
+        ("한", "\\ud55c"),
+        ("🙂", "\\U0001f642"),
+        ("½", "\\xbd"),
+    ],
+)
+def test_a_name_in_any_script_is_drawn_in_letters_and_not_in_boxes(name: str, drawn: str) -> None:
+    font = ImageFont.load_default(13)
+    box = bytes(font.getmask("\uffff"))
+    assert legible(name) == drawn
+    assert box not in [bytes(font.getmask(character)) for character in legible(name)]
+    assert grid([(name, _images(1), _images(1))]) == grid([(drawn, _images(1), _images(1))])
+    sizes = torch.zeros(1, 1)
+    assert plot([Panel(name, {}, sizes)], [name]) == plot([Panel(drawn, {}, sizes)], [drawn])

@@ -101,13 +101,17 @@ class Job:
     then: tuple[Job, ...] = ()
 
 
-def run(plan: Plan) -> None:
-    """Train and measure what is not there yet."""
+def check(plan: Plan) -> None:
+    """Raise ``UserError`` for what could not be measured; nothing is written."""
     for domain in plan.domains:  # before hours of training: is there data to test on?
         plan.bench(tasks.load(plan.data(domain)), "test", max(plan.shots), 1)
-    config = plan.config(0)
     if 0 not in plan.steps or ADAPTED not in plan.steps:
         raise UserError(f"--steps: 0 and {ADAPTED} have to be among them")
+
+
+def run(plan: Plan) -> None:
+    """Train and measure what is not there yet."""
+    config = plan.config(0)
     passes = passes_of(config)
     tuned = [name for name, model in MODELS.items() if len(model.candidates(config)) > 1]
     everyone = range(plan.seeds)

@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from launch.benchmarks.few_shot import Plan, run
+from launch.benchmarks.few_shot import Plan, check, run
 from launch.benchmarks.few_shot_report import picture, report
 from launch.benchmarks.few_shot_summary import summary
 from launch.output import write_json, write_text
@@ -33,7 +33,8 @@ def run_few_shot(plan: Plan) -> dict[str, Any]:
 
 
 def _claim(plan: Plan) -> None:
-    """Note what is asked for; raises ``UserError`` if the folder holds the pieces of something else."""
+    """Note what is asked for. Raises ``UserError``, and leaves nothing, if the folder holds the pieces of something
+    else or what is asked for could not be measured."""
     asked = {key: value for key, value in asdict(plan).items() if key not in FREE}
     asked = json.loads(json.dumps(asked))
     path = plan.out / PLAN
@@ -45,5 +46,7 @@ def _claim(plan: Plan) -> None:
                 f"{plan.out} holds a benchmark with another {key} ({before.get(key)}, now {asked[key]}): choose "
                 "another --out, or the same options"
             )
+    check(plan)
+    if path.is_file():
         return
     write_json(path, asked)

@@ -14,6 +14,8 @@ from metagen import describe
 from metagen.config import RunConfig
 from metagen.pool import one_thread
 
+TITLES = ("kind", "output", "parameters", "an image", "a set")
+
 
 def print_description(config: RunConfig, json_file: Path | None) -> None:
     """Print the table and totals; write them to ``json_file`` if there is one."""
@@ -27,19 +29,29 @@ def print_description(config: RunConfig, json_file: Path | None) -> None:
         box=box.SIMPLE_HEAD,
         pad_edge=False,
         padding=(0, 1, 0, 0),
+        show_edge=False,
     )
     table.add_column("layer", overflow="fold")
-    table.add_column("kind")
-    for title in ("output", "parameters", "FLOPs\nan image", "FLOPs\na set"):
-        table.add_column(title, justify="right", no_wrap=True)
-    for layer in found.layers:
-        shape = "" if layer.shape is None else "x".join(map(str, layer.shape))
-        row = (_some(layer.parameters), *(_short(f) if f else "" for f in (layer.flops_image, layer.flops_set)))
-        table.add_row(layer.name, layer.kind, shape, *row)
+    table.add_column("kind", no_wrap=True)
+    for title, above in zip(TITLES[1:], ("", "", "FLOPs\n", "FLOPs\n"), strict=True):
+        table.add_column(above + title, justify="right", no_wrap=True)
+    rows = [
+        (
+            layer.kind,
+            "" if layer.shape is None else "x".join(map(str, layer.shape)),
+            _some(layer.parameters),
+            *(_short(f) if f else "" for f in (layer.flops_image, layer.flops_set)),
+        )
+        for layer in found.layers
+    ]
+    totals = ("", "", _some(found.parameters), _short(found.flops_image), _short(found.flops_set))
+    taken = sum(max(map(len, cells)) + 2 for cells in zip(*rows, totals, TITLES, strict=True))
+    for layer, row in zip(found.layers, rows, strict=True):
+        table.add_row(_at_dots(layer.name, console.width - taken), *row)
     table.add_section()
-    totals = _some(found.parameters), _short(found.flops_image), _short(found.flops_set)
-    table.add_row("total", "", "", *totals, style="bold")
+    table.add_row("total", *totals, style="bold")
     console.print(table)
+    console.print()
     for name, text in (
         (
             "forward",
@@ -59,6 +71,19 @@ def print_description(config: RunConfig, json_file: Path | None) -> None:
     if json_file is not None:
         write_json(json_file, {**asdict(found), "memory": found.memory})
         console.print(f"wrote {json_file}", soft_wrap=True)
+
+
+def _at_dots(name: str, room: int) -> str:
+    """A layer's name in lines of at most ``room``, broken after dots where it has them."""
+    lines, least = [], max(room, 3)
+    while len(name) > room:
+        dot = name.rfind(".", 3, least)
+        dot = dot if dot > 0 else name.find(".", least)
+        if dot < 0:
+            break
+        lines.append(name[: dot + 1])
+        name = f"  {name[dot + 1 :]}"
+    return "\n".join([*lines, name])
 
 
 def _some(count: int) -> str:

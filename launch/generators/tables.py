@@ -4,23 +4,33 @@ from __future__ import annotations
 
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 from metagen.quality import READINGS
+
+WIDEST = 1000
+"""Columns that no table needs: its own width is measured within them."""
 
 
 def print_tables(values: dict[str, Any]) -> None:
     """Print all tables of an evaluation's figures."""
     console = Console(highlight=False, markup=False, emoji=False)
-    console.print(_losses(values))
+    makers = [_losses]
     if "samples" in values:
-        console.print(_samples(values))
-    for table in _categories(values):
-        console.print(table)
+        makers.append(_samples)
+    if values["methods"]["meta"]["query_loss"][str(values["steps"][-1])].get("by_category"):
+        makers.append(_categories)
+    for make in makers:
+        table = make(values, False)
+        wide = Measurement.get(console, console.options.update(width=WIDEST), table).maximum > console.width
+        console.print(make(values, True) if wide else table)
+        console.print()
 
 
-def _losses(values: dict[str, Any]) -> Table:
+def _losses(values: dict[str, Any], narrow: bool) -> Table:
     table = _table(
         f"{values['metric']} on {len(values['classes'])} unseen classes of {values['data']}, {values['shots']} shots "
         "(95% interval; lower is better)"
@@ -30,16 +40,16 @@ def _losses(values: dict[str, Any]) -> Table:
         table.add_column(f"{k} steps", justify="right", overflow="fold")
     for name, entry in values["methods"].items():
         cells = [entry["query_loss"][str(k)] for k in values["steps"]]
-        table.add_row(name, *(f"{c['mean']:.4f}\n{c['low']:.4f}-{c['high']:.4f}" for c in cells))
+        table.add_row(_broken(name, narrow), *(_interval(c, 4, False) for c in cells))
     for name, entry in values["methods"].items():
         if "meta_minus_this" in entry:
             cells = [entry["meta_minus_this"][str(k)] for k in values["steps"]]
             marks = (f"{c['mean']:+.4f}\n{c['low']:+.4f} {c['high']:+.4f}" for c in cells)
-            table.add_row(f"meta minus\n{name}", *marks, style="dim")
+            table.add_row(f"meta minus\n{_broken(name, narrow)}", *marks, style="dim")
     return table
 
 
-def _samples(values: dict[str, Any]) -> Table:
+def _samples(values: dict[str, Any], narrow: bool) -> Table:
     samples = values["samples"]
     table = _table(
         f"{samples['images']} new images of these classes after {samples['steps']} steps, features of "
@@ -48,12 +58,12 @@ def _samples(values: dict[str, Any]) -> Table:
     table.add_column("metric", overflow="fold")
     table.add_column("best", overflow="fold")
     for name in samples["methods"]:
-        table.add_column(name, justify="right", overflow="fold")
+        table.add_column(_broken(name, narrow), justify="right", overflow="fold")
     for metric, reading in READINGS.items():
         cells = [entry[metric] for entry in samples["methods"].values()]
         digits = digits_of(cells)
-        texts = (f"{c['mean']:.{digits}f}\n{c['low']:.{digits}f}-{c['high']:.{digits}f}" for c in cells)
-        table.add_row(reading.title, reading.best, *texts)
+        title = _broken(reading.title, narrow)
+        table.add_row(title, reading.best, *(_interval(c, digits, narrow) for c in cells))
     return table
 
 
@@ -63,27 +73,38 @@ def digits_of(cells: list[dict[str, Any]]) -> int:
     return 1 if largest >= 10 else 2 if largest >= 1 else 3 if largest >= 0.05 else 4
 
 
-def _categories(values: dict[str, Any]) -> list[Table]:
-    """One table if the classes have categories: the last losses and the mean metrics of samples of each."""
+def _categories(values: dict[str, Any], narrow: bool) -> Table:
+    """The last losses and the mean metrics of samples of each category."""
     steps = str(values["steps"][-1])
-    meta = values["methods"]["meta"]["query_loss"][steps].get("by_category")
-    if meta is None:
-        return []
+    meta = values["methods"]["meta"]["query_loss"][steps]["by_category"]
     table = _table("By category")
     table.add_column("category", overflow="fold")
     table.add_column("classes", justify="right")
     rivals = {name: entry["query_loss"][steps]["by_category"] for name, entry in values["methods"].items()}
     for name in rivals:
-        table.add_column(f"{name}\n{steps} steps", justify="right", overflow="fold")
+        table.add_column(f"{_broken(name, narrow)}\n{steps} steps", justify="right", overflow="fold")
     shown = [m for m in ("kid", "recognisability") if "samples" in values]
     for metric in shown:
-        table.add_column(f"meta\n{READINGS[metric].title}", justify="right", overflow="fold")
+        table.add_column(f"meta\n{_broken(READINGS[metric].title, narrow)}", justify="right", overflow="fold")
     for category, cell in meta.items():
         row = [category, str(cell["classes"]), *(f"{found[category]['mean']:.4f}" for found in rivals.values())]
         row += [f"{values['samples']['methods']['meta'][m]['by_category'][category]['mean']:.3f}" for m in shown]
         table.add_row(*row)
-    return [table]
+    return table
+
+
+def _interval(cell: dict[str, float], digits: int, narrow: bool) -> str:
+    """A mean above its interval."""
+    dash = "-\n" if narrow else "-"
+    return f"{cell['mean']:.{digits}f}\n{cell['low']:.{digits}f}{dash}{cell['high']:.{digits}f}"
+
+
+def _broken(name: str, narrow: bool) -> str:
+    """A long name in two lines where a table is too wide: rich would break it at the column's edge."""
+    return name.replace("_", "_\n").replace("recognis", "recognis-\n") if narrow else name
 
 
 def _table(title: str) -> Table:
-    return Table(title=title, title_justify="left")
+    return Table(
+        title=title, title_justify="left", box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0)
+    )

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from metagen.picture import MARGIN, PAPER, TEXT
+from metagen.picture import MARGIN, PAPER, TEXT, legible
 
 COLOURS = ("#440154", "#3b528b", "#21918c", "#5ec962", "#fde725")
 """From the smallest step size to the largest: five of matplotlib's viridis, told apart in grey too."""
@@ -30,6 +30,7 @@ class Panel(NamedTuple):
 def plot(panels: Sequence[Panel], layers: Sequence[str]) -> Image.Image:
     """Panels side by side over the same layers and the same scale of colours."""
     font = ImageFont.load_default(12)
+    layers = [legible(name) for name in layers]
     left = MARGIN + max(int(font.getlength(name)) for name in layers) + MARGIN
     top = MARGIN + 20 + BAR + 24
     high, wide = len(layers) * CELL, len(panels) * (WIDTH + GAP)
@@ -43,7 +44,7 @@ def plot(panels: Sequence[Panel], layers: Sequence[str]) -> Image.Image:
         draw.text((left - 6, top + (row + 0.5) * CELL), name, fill=TEXT, font=font, anchor="rm")
     for number, panel in enumerate(panels):
         x = left + number * (WIDTH + GAP)
-        draw.text((x, MARGIN), panel.title, fill=TEXT, font=ImageFont.load_default(14))
+        draw.text((x, MARGIN), legible(panel.title), fill=TEXT, font=ImageFont.load_default(14))
         _bar(draw, panel.rules, rules, x, MARGIN + 20)
         for row in range(len(layers)):
             steps = panel.log10_sizes.shape[0]

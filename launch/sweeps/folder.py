@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from launch.preset import load_config
 from metagen.errors import UserError, nearest
+from metagen.names import name_of
 from metagen.search.config import SweepConfig
 from metagen.search.ledger import LEDGER, Ledger, Progress
 from metagen.values import override, put, read_yaml, to_yaml
@@ -34,9 +36,11 @@ def load_sweep(source: str, assignments: Sequence[str], commands: Sequence[str] 
     elif source in presets():
         values, home = read_yaml(presets()[source]), Path()
     else:
-        known = [*presets(), *commands]
-        raise UserError(f"unknown preset of a sweep '{source}'{nearest(source, known)} (or give a .yaml file)")
-    values.setdefault("name", path.stem)
+        # A command of another name than it sounds like would be no help: only one that is misspelt is offered.
+        meant = get_close_matches(source, commands, n=1, cutoff=0.7)
+        hint = f"; did you mean the command 'metagen sweep {meant[0]}'?" if meant else nearest(source, presets())
+        raise UserError(f"unknown preset of a sweep '{source}'{hint} (or give a .yaml file)")
+    values.setdefault("name", name_of(path.stem))
     values = override(values, [a for a in assignments if not a.startswith("base.")])
     base: Any = values.get("base", "quickstart")
     if isinstance(base, str):

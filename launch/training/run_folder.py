@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -10,9 +11,12 @@ from pathlib import Path
 from metagen.config import RunConfig
 from metagen.errors import UserError
 from metagen.store import Store
+from metagen.tasks.imageset import some
 from metagen.values import parse_yaml, read_yaml
 
 CONFIG = "config.yaml"
+BEFORE = re.compile(r"\..*|checkpoints|logs?(\..*)?|.*\.(log|out|err)(\.\d+)?|stdout|stderr")
+"""Names that a folder may hold before there is a run in it: what a start that failed left, and logs of it."""
 
 
 def default_folder(config: RunConfig) -> Path:
@@ -70,6 +74,14 @@ def check_free(folder: Path) -> None:
     parent = next(p for p in (folder, *folder.absolute().parents) if p.exists())
     if not os.access(parent, os.W_OK | os.X_OK):
         raise UserError(f"{folder}: cannot be written (no permission in {parent}): choose another --run-dir")
+    try:
+        others = sorted(path.name for path in folder.iterdir() if not BEFORE.fullmatch(path.name))
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be read ({error.strerror}): choose another --run-dir") from None
+    if others:
+        raise UserError(f"{folder} holds no run but other things, {some(others, 3)}: choose a new or an empty folder")
 
 
 def read_config(folder: Path) -> RunConfig:

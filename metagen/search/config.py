@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from metagen.errors import UserError
+from metagen.names import Name
 from metagen.search.space import Assignment, Domain, Space
 from metagen.strict import Strict
 
@@ -75,7 +76,7 @@ class TrialConfig(Strict):
 class SweepConfig(Strict):
     """Everything that defines a sweep."""
 
-    name: str = "sweep"
+    name: Name = "sweep"
     seed: int = Field(0, ge=0)
     base: dict[str, Any]
     """The config of the run that trials vary."""

@@ -87,11 +87,18 @@ class DataConfig(Strict):
             raise ValueError("path: empty; leave it out or name a file or folder")
         if self.path is None and self.source in ("folder", "npz"):
             what = {"folder": "a folder with one folder of images a class", "npz": "an .npz file"}[self.source]
-            raise ValueError(f"path: source '{self.source}' needs one; set it to {what}")
+            raise ValueError(
+                f"path: source '{self.source}' needs one: set data.path to {what}, or give it as --data PATH"
+            )
         if self.path is not None and self.source == "pictograms":
             raise ValueError("path: source 'pictograms' is packaged and reads none; set source: folder or npz")
-        if (self.source == "mixture") != bool(self.parts):
-            raise ValueError("parts: source 'mixture' needs them, and no other source takes any; see docs/own-data.md")
+        if self.source == "mixture" and not self.parts:
+            raise ValueError(
+                "parts: source 'mixture' needs them: list its data sets under data.parts of a run's config, or give "
+                "one of them as --data PATH"
+            )
+        if self.parts and self.source != "mixture":
+            raise ValueError(f"parts: source '{self.source}' takes none: set source: mixture, or leave them out")
         if self.source == "mixture" and (self.path is not None or self.polarity != "keep"):
             raise ValueError("source 'mixture': path and polarity are those of its parts; leave them out here")
         for number, part in enumerate(self.parts):

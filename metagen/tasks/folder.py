@@ -16,7 +16,7 @@ import numpy as np
 
 from metagen.errors import UserError
 from metagen.tasks.config import DataConfig, OnCorrupt
-from metagen.tasks.imageset import SPLITS, Images, ImageSet, offsets_of, some, split_by_hash
+from metagen.tasks.imageset import SPLITS, Images, ImageSet, check_names, offsets_of, some, split_by_hash
 from metagen.tasks.npz import BY_HASH
 from metagen.tasks.pixels import CorruptImage, blank, decode, fit, with_polarity
 
@@ -49,6 +49,7 @@ def folder(config: DataConfig) -> ImageSet:
     empty += [kind.name for kind, count in zip(found, counts, strict=True) if not count]
     kept = [(kind, count) for kind, count in zip(found, counts, strict=True) if count]
     names = [kind.name for kind, _ in kept]
+    check_names(names, f"{_shown(root)}: ")
     given = [kind.split for kind, _ in kept if kind.split is not None]
     notes = _notes(root, ignored, skipped)
     if empty:
@@ -185,7 +186,8 @@ def _read(files: Sequence[Path], size: int, channels: int, on_corrupt: OnCorrupt
             images[index - len(skipped)] = fit(decode(file, _shown(file)), size, channels)
         except CorruptImage as error:
             if on_corrupt == "error":
-                raise UserError(f"{error}; remove it or set on_corrupt: skip") from None
+                leave = "to leave such images out in training, --set data.on_corrupt=skip"
+                raise UserError(f"{error}; remove it, or, {leave}") from None
             skipped.append(file)
     return images[: len(files) - len(skipped)], skipped
 

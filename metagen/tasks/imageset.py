@@ -140,18 +140,21 @@ def ranked_by_hash(names: Iterable[str]) -> list[str]:
     return sorted(names, key=lambda name: (_digest(name), name))
 
 
-def check_names(names: Sequence[str]) -> None:
-    """Raise ``UserError`` unless every class name is unique and safe in a line of output and in a path."""
+def check_names(names: Sequence[str], where: str = "") -> None:
+    """Raise ``UserError`` unless every class name is unique and safe in a line of output and in a path.
+
+    The message begins with ``where``, such as ``mine.npz: ``.
+    """
     for name in names:
         # Names are printed to terminals and become parts of file names.
         if not name or not name.isprintable() or len(name) > LONGEST_NAME or {"", ".", ".."} & set(name.split("/")):
             raise UserError(
-                f"class name {name[:LONGEST_NAME]!r} cannot be used: rename it to 1-{LONGEST_NAME} printable "
+                f"{where}class name {name[:LONGEST_NAME]!r} cannot be used: rename it to 1-{LONGEST_NAME} printable "
                 "characters without '.', '..' or nothing between slashes"
             )
     if len(set(names)) < len(names):
         twice = next(name for index, name in enumerate(names) if name in names[:index])
-        raise UserError(f"two classes are called {twice!r}: rename one of them")
+        raise UserError(f"{where}two classes are called {twice!r}: rename one of them")
 
 
 def some(words: Sequence[str], most: int = 5) -> str:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from metagen.errors import UserError
 from metagen.tasks.config import DataConfig
-from metagen.tasks.imageset import SPLITS, Images, ImageSet, offsets_of, some, split_by_hash
+from metagen.tasks.imageset import SPLITS, Images, ImageSet, check_names, offsets_of, some, split_by_hash
 from metagen.tasks.pixels import fit_all
 
 Array = NDArray[Any]
@@ -32,6 +32,7 @@ def npz(config: DataConfig) -> ImageSet:
     arrays = read_arrays(path, required=("images", "labels", "names"), optional=("split", "domain"))
     images = check_images(path, arrays["images"])
     names = check_text(path, "names", arrays["names"], count=None)
+    check_names(names, f"{path}: ")
     labels = _check_labels(path, arrays["labels"], len(images), len(names))
     domains = check_text(path, "domain", arrays["domain"], len(names)) if "domain" in arrays else [""] * len(names)
     if "split" in arrays:
@@ -120,8 +121,11 @@ def check_images(path: Path, images: Array) -> Images:
     """uint8 (N, H, W) or (N, H, W, 1 or 3), with at least one pixel; raises ``UserError``."""
     if images.dtype != np.uint8:
         raise UserError(f"{path}: images are {images.dtype}; save them as uint8, 0 to 255")
-    if images.ndim not in (3, 4) or images.size == 0:
+    if images.ndim not in (3, 4):
         raise UserError(f"{path}: images have shape {images.shape}; it must be (N, H, W) or (N, H, W, 1 or 3)")
+    if images.size == 0:
+        missing = "has no images" if not len(images) else "has images without pixels"
+        raise UserError(f"{path}: {missing} (their shape is {images.shape}); save some of each class")
     if images.ndim == 4 and images.shape[3] not in (1, 3):
         channels_first = "; move the channels last: images.transpose(0, 2, 3, 1)" if images.shape[1] in (1, 3) else ""
         raise UserError(f"{path}: images have shape {images.shape}; the last axis must be 1 or 3{channels_first}")

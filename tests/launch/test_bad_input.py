@@ -6,19 +6,23 @@ import json
 import resource
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import pytest
 import torch
 import yaml
 from PIL import Image
 
+from launch.cli import run_command
 from launch.generators import generation
+from launch.training.run_folder import check_free
 from metagen.checkpoint import load_checkpoint
 
 
@@ -65,17 +69,21 @@ def class_folders(tmp_path: Path) -> Path:
             ["quickstart", "--set", "phases.0.outer.learning_rat=1"],
             ["phases.0.outer.learning_rat: unknown key; did you"],
         ),
-        (["quickstart", "--set", "seed=many"], ["seed: ", "valid integer", "'many'"]),
+        (["quickstart", "--set", "seed=many"], ["seed: a whole number is needed (got 'many')"]),
         (["quickstart", "--set", "phases.7.steps=1"], ["'7' is not an index below"]),
         (["quickstart", "--set", "seed"], ["write key=value"]),
         (["quickstart", "--set", "data.source=pictogram"], ["'pictogram'; did you mean 'pictograms'?"]),
         (["quickstart", "--set", "data.image_size=30"], ["image_size 30 is not a multiple of 4", "use fewer levels"]),
+        (["quickstart", "--set", "name=../evil"], ["name: '../evil' cannot be used: give at most 100 letters"]),
+        (["quickstart", "--set", "name=a/b"], ["name: 'a/b' cannot be used"]),
+        (["quickstart", "--set", "name=.hidden"], ["name: '.hidden' cannot be used", "first a letter or a digit"]),
         (["quickstart", "--set", "device=tpu"], ["device: 'tpu' is not a device: use cpu, cuda"]),
         (["quickstart", "--steps", "1"], ["steps: 1 is too few", "give at least 2"]),
-        (["quickstart", "--steps", "many"], ["'--steps'", "not a valid integer"]),
-        (["quickstart", "--seed", "-1"], ["'--seed'", "-1"]),
-        (["quickstart", "--pool", "threads"], ["'--pool'", "ray", "serial"]),
-        (["quickstart", "--stepz", "3"], ["--stepz", "--steps"]),
+        (["quickstart", "--steps", "many"], ["'--steps': 'many' is not a whole number of at least 1 (see"]),
+        (["quickstart", "--seed", "-1"], ["'--seed': -1 is not a whole number of at least 0 (see"]),
+        (["quickstart", "--pool", "threads"], ["'--pool'", "ray", "serial", "(see 'metagen train --help')"]),
+        (["quickstart", "--stepz", "3"], ["no such option '--stepz'", "--steps", "(see 'metagen train --help')"]),
+        (["quickstart", "another"], ["unexpected extra argument (another) (see 'metagen train --help')"]),
         (["quickstart", "--pool", "serial", "--actors", "2"], ["--pool serial is one worker", "drop --actors"]),
         (["quickstart", "--actors", "9999"], ["9999 actors", "use --actors "]),
     ],
@@ -84,8 +92,39 @@ def test_a_wrong_request(arguments: list[str], needles: list[str], run_dir: Path
     _refused(metagen("train", *arguments, "--run-dir", run_dir), *needles)
 
 
-def test_an_unknown_command(metagen: Any) -> None:
-    _refused(metagen("trian"), "trian")
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["trian"], "no such command 'trian' (see 'metagen --help')"),
+        (["cluster", "xyz"], "no such command 'xyz' (see 'metagen cluster --help')"),
+        (["adapt"], "missing argument 'CHECKPOINT' (see 'metagen adapt --help')"),
+        (["cluster", "init"], "kubernetes, skypilot (see 'metagen cluster init --help')"),
+        (["tasks", "list", "--image-size", "x"], "'x' is not a whole number from 8 to 512 (see 'metagen tasks list"),
+        (["cluster", "up", "a.yaml", "--timeout", "x"], "'x' is not a number of at least 1 (see 'metagen cluster up"),
+        (["train", "--steps"], "option '--steps' requires an argument (see 'metagen COMMAND --help')"),
+        (["submit"], "give a cluster file, or --address (see 'metagen submit --help')"),
+    ],
+)
+def test_a_request_that_is_none_is_one_line_that_names_the_help(words: list[str], message: str, metagen: Any) -> None:
+    done = metagen(*words)
+    _refused(done, message)
+    assert done.err == f"{done.errors[0]}\n"
+    assert done.err.startswith("error: ")
+
+
+def test_the_help_of_a_command_within_another_is_found_too(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of what 'submit' is given to send: a command that is told by its own name alone."""
+
+    @click.command()
+    def sending() -> None:
+        click.Command("train").make_context("train", ["--qqq"])
+
+    monkeypatch.setattr(sys, "argv", ["metagen"])
+    with pytest.raises(SystemExit, match="2"):
+        run_command(sending, "metagen")
+    assert capsys.readouterr().err == "error: no such option '--qqq' (see 'metagen train --help')\n"
 
 
 def test_a_config_file_that_is_none(tmp_path: Path, run_dir: Path, metagen: Any) -> None:
@@ -143,7 +182,9 @@ def test_a_corrupt_image_is_named_or_counted(
     bad = class_folders / "train" / "owl" / "3.png"
     bad.write_bytes(bad.read_bytes()[:40])
     data = ["--set", "data.source=folder", "--set", f"data.path={class_folders}"]
-    _refused(metagen("train", tiny_yaml, *data, "--run-dir", tmp_path / "a"), "owl/3.png", "on_corrupt: skip")
+    advice = ("owl/3.png", "remove it, or, to leave such images out in training, --set data.on_corrupt=skip")
+    _refused(metagen("train", tiny_yaml, *data, "--run-dir", tmp_path / "a"), *advice)
+    _refused(metagen("tasks", "list", "--data", class_folders), *advice)
     assert not (tmp_path / "a").exists()
     done = metagen("train", tiny_yaml, *data, "--set", "data.on_corrupt=skip", "--run-dir", tmp_path / "b")
     assert done.code == 0
@@ -176,6 +217,8 @@ def test_data_to_evaluate_on(run_copy: Path, class_folders: Path, tmp_path: Path
 
 def test_tasks_that_are_not_there(tmp_path: Path, tiny_npz: Path, metagen: Any) -> None:
     _refused(metagen("tasks", "list", "--data", "pictogram"), "pictogram: no such file or folder")
+    _refused(metagen("tasks", "list", "--data", "folder"), "source 'folder' needs one", "give it as --data PATH")
+    _refused(metagen("tasks", "list", "--data", "mixture"), "source 'mixture' needs them", "as --data PATH")
     (tmp_path / "bad.npz").write_bytes(b"no zip")
     _refused(metagen("tasks", "list", "--data", tmp_path / "bad.npz"), "bad.npz: not an .npz file")
     out = tmp_path / "sheet.jgp"
@@ -235,6 +278,25 @@ def test_a_run_folder_that_already_holds_a_run(tiny_yaml: Path, run_copy: Path, 
     done = metagen("train", tiny_yaml, "--run-dir", run_copy)
     _refused(done, "already holds a run", f"'metagen resume {run_copy}' or choose another")
     assert {path: path.stat().st_mtime_ns for path in run_copy.rglob("*")} == before
+
+
+def test_a_run_is_not_put_among_other_things(tiny_yaml: Path, tmp_path: Path, metagen: Any) -> None:
+    """Where a picture of the run would come to lie among those that the next command reads."""
+    mine = tmp_path / "my_images"
+    mine.mkdir()
+    for name in ("a.png", "train.log"):
+        (mine / name).write_bytes(b"kept")
+    done = metagen("train", tiny_yaml, "--run-dir", mine)
+    _refused(done, f"{mine} holds no run but other things, 'a.png': choose a new or an empty folder")
+    assert sorted(path.name for path in mine.iterdir()) == ["a.png", "train.log"]
+
+
+@pytest.mark.parametrize(
+    "name", ["checkpoints", ".config.yaml.partial", "log.jsonl", "logs", "train.log", "log.txt", "slurm-12.out"]
+)
+def test_what_a_failed_start_left_and_logs_of_it_keep_no_run_out(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).mkdir()
+    check_free(tmp_path)
 
 
 def test_a_run_folder_that_cannot_be_written(tiny_yaml: Path, tmp_path: Path, metagen: Any) -> None:

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from launch.generators.description import _at_dots
+from launch.preset import load_config
 from metagen.config import RunConfig
 from metagen.describe import describe
 from metagen.values import read_yaml
@@ -26,6 +28,27 @@ def test_the_table_and_the_json_hold_what_the_library_counts(tiny_yaml: Path, tm
         assert text in done.out
     assert "joint x 3, 3 items of 2 tasks; then fomaml x 2" in done.out
     assert "estimated" in done.out
+
+
+def test_a_terminal_of_80_columns_shows_every_layers_name_whole(metagen: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    out = metagen("describe", "quickstart").out
+    assert {layer.name for layer in describe(load_config("quickstart")).layers} <= set(out.split())
+
+
+@pytest.mark.parametrize(
+    ("room", "lines"),
+    [
+        (12, ["up.0.block"]),
+        (9, ["up.0.", "  block"]),
+        (5, ["up.0.", "  block"]),
+        (2, ["up.0.", "  block"]),
+        (-4, ["up.0.", "  block"]),
+    ],
+)
+def test_a_name_is_broken_after_its_dots(room: int, lines: list[str]) -> None:
+    assert _at_dots("up.0.block", room).split("\n") == lines
+    assert _at_dots("embedding", room) == "embedding"
 
 
 def test_it_takes_presets_and_changes(metagen: Any) -> None:

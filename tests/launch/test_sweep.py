@@ -88,8 +88,10 @@ def test_a_dry_run_says_what_would_be_tried_and_writes_nothing(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nothere"], "unknown preset of a sweep 'nothere'"),
-        (["sttus"], "did you mean 'status'"),
+        (["nothere"], "unknown preset of a sweep 'nothere'; known: sweep-campaign, sweep-laptop"),
+        (["nope"], "unknown preset of a sweep 'nope'; known: sweep-campaign, sweep-laptop"),
+        (["sttus"], "did you mean the command 'metagen sweep status'?"),
+        (["SWEEP", "--set", "name=../evil"], "name: '../evil' cannot be used: give at most 100 letters"),
         (["SWEEP", "--set", "spacee.levels.range=[1, 2]"], "did you mean 'space'"),
         (["SWEEP", "--set", "schedule.name=ahsa"], "asha"),
         (["SWEEP", "--set", "base.seeed=1"], "did you mean 'seed'"),

@@ -114,5 +114,5 @@ def test_augmentation_is_switched_on_by_the_phase_and_changes_no_other_draw(tiny
 
 
 def test_an_amount_out_of_range_is_named(tiny_config: Any) -> None:
-    with pytest.raises(UserError, match=r"phases.0.augment.translate: .*less than or equal to 0.5"):
+    with pytest.raises(UserError, match=r"phases.0.augment.translate: a number of at most 0.5 is needed"):
         tiny_config("phases.0.augment.translate=2")

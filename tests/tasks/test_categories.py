@@ -147,7 +147,7 @@ def test_too_little_to_sort_is_one_line(tiny_set: Any, planted: ImageSet) -> Non
     ("values", "message"),
     [
         ({"most": 1}, "one category sorts nothing"),
-        ({"most": MOST_CATEGORIES + 1}, "most: input should be less than or equal"),
+        ({"most": MOST_CATEGORIES + 1}, "most: a number of at most 8 is needed"),
         ({"found": {"mean": [0.0], "scale": [0.0], "centroids": [[1.0]]}}, "as many numbers as an embedding"),
         ({"found": {"mean": [0.0], "scale": [1.0], "centroids": [[1.0, 2.0]]}}, "as many numbers as an embedding"),
         ({"found": {"mean": [], "scale": [], "centroids": []}}, "centroids"),

@@ -86,7 +86,7 @@ def test_faults_inside_a_users_source_keep_their_traceback(own_module: str) -> N
         ({"image_size": 4}, "image_size"),
         ({"image_size": 1024}, "image_size"),
         ({"channels": 2}, "channels"),
-        ({"source": "folder"}, "path: source 'folder' needs one"),
+        ({"source": "folder"}, "path: source 'folder' needs one: set data.path to .* or give it as --data PATH"),
         ({"source": "npz"}, "path: source 'npz' needs one"),
         ({"source": "npz", "path": " "}, "path: empty"),
         ({"source": "pictograms", "path": "x"}, "set source: folder or npz"),

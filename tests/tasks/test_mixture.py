@@ -67,8 +67,8 @@ def test_what_one_part_tests_on_no_other_trains_on(tmp_path: Path, two: tuple[Pa
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"source": "mixture"}, "parts: source 'mixture' needs them"),
-        ({"parts": [{"source": "pictograms"}]}, "no other source takes any"),
+        ({"source": "mixture"}, "parts: source 'mixture' needs them: .* or give one of them as --data PATH"),
+        ({"parts": [{"source": "pictograms"}]}, "parts: source 'pictograms' takes none: set source: mixture"),
         ({"source": "mixture", "parts": [{"source": "npz"}]}, "parts.0: path: source 'npz' needs one"),
         ({"source": "mixture", "parts": [{"source": "mixture"}]}, "no mixtures as parts"),
         ({"source": "mixture", "parts": [{"source": "pictograms", "weight": 0}]}, "weight"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import math
 import re
 from dataclasses import dataclass
 from importlib import metadata
@@ -56,6 +57,11 @@ class Request:
             for word in value if isinstance(value, tuple) else (value,):
                 if isinstance(word, str) and not WORD.fullmatch(word):
                     raise UserError(f"--{option.replace('_', '-')} '{word}': only letters, digits and _./:@+~=- here")
+        for kind, price in self.prices:
+            if not WORD.fullmatch(kind):
+                raise UserError(f"--price '{kind}={price:g}': give TYPE=USD an hour, such as m7i.xlarge=0.20")
+            if not (math.isfinite(price) and price >= 0):
+                raise UserError(f"--price {kind}={price:g}: give a number of at least 0, such as {kind}=0.20")
         if self.min_workers is not None and self.min_workers > self.workers:
             raise UserError(f"--min-workers {self.min_workers} is more than --workers {self.workers}: lower it")
 

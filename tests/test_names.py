@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from launch.jobs import submission
+from launch.preset import load_config
+from metagen.names import NAME, name_of, named
+
+
+@pytest.mark.parametrize("name", ["a", "quickstart-joint", "v1.2_b", "0", "a" * 100])
+def test_a_name_is_taken_as_it_is(name: str) -> None:
+    assert named(name) == name
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../a", "a/b", "-a", "_a", "a b", "grün", "a\n", "a" * 101])
+def test_a_name_that_would_lead_elsewhere_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="cannot be used"):
+        named(name)
+
+
+def test_a_run_that_has_a_name_can_be_submitted_under_it() -> None:
+    assert submission.RUN.pattern == NAME.pattern
+
+
+@pytest.mark.parametrize(
+    ("stem", "name"), [("mine", "mine"), ("my run (2)", "my-run-2-"), ("..a", "a"), ("größe", "gr-e"), ("日本", "run")]
+)
+def test_a_config_file_of_any_name_gives_its_run_one(stem: str, name: str, tmp_path: Path) -> None:
+    path = tmp_path / f"{stem}.yaml"
+    path.write_text("seed: 1\n")
+    assert name_of(stem) == name
+    assert load_config(str(path)).name == name
