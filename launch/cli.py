@@ -10,7 +10,7 @@ import sys
 import click
 
 from metagen import __version__
-from metagen.errors import UserError
+from metagen.errors import UserError, nearest
 
 COMMANDS = {
     "train": ("launch.training.train:train", "Meta-train a generator from a preset or a config file."),
@@ -45,7 +45,7 @@ class LazyGroup(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
-            return None
+            raise click.UsageError(f"no such command '{cmd_name}'{nearest(cmd_name, COMMANDS)}", ctx)
         module, _, attribute = COMMANDS[cmd_name][0].partition(":")
         command: click.Command = getattr(importlib.import_module(module), attribute)
         return command

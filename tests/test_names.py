@@ -4,9 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from launch.jobs import submission
 from launch.preset import load_config
-from metagen.names import NAME, name_of, named
+from metagen.names import name_of, named
 
 
 @pytest.mark.parametrize("name", ["a", "quickstart-joint", "v1.2_b", "0", "a" * 100])
@@ -18,10 +17,6 @@ def test_a_name_is_taken_as_it_is(name: str) -> None:
 def test_a_name_that_would_lead_elsewhere_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="cannot be used"):
         named(name)
-
-
-def test_a_run_that_has_a_name_can_be_submitted_under_it() -> None:
-    assert submission.RUN.pattern == NAME.pattern
 
 
 @pytest.mark.parametrize(

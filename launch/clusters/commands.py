@@ -21,7 +21,7 @@ def cluster() -> None:
 
 
 @cluster.command()
-@click.argument("provider", type=click.Choice(PROVIDERS))
+@click.argument("provider", type=click.Choice(PROVIDERS), metavar="PROVIDER")
 @click.option("-o", "--out", "file", default="cluster.yaml", show_default=True, help="Where to write it.")
 @click.option("--overwrite", is_flag=True, help="Replace files that are there.")
 @click.option("--name", default="metagen", show_default=True, help="The cluster's name.")

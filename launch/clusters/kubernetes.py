@@ -16,8 +16,9 @@ from launch.clusters import cluster_file
 from launch.clusters.kubernetes_api import Api
 from launch.clusters.providers import manifests
 from launch.clusters.providers.manifests import Manifest
-from launch.jobs.submission import CONFIG, RUN, pack
+from launch.jobs.submission import CONFIG, pack
 from metagen.errors import UserError
+from metagen.names import NAME
 
 POLL_SECONDS = 2.0
 JOB_FOLDER = "/metagen/job"
@@ -38,7 +39,7 @@ def submit(path: Path, words: Sequence[str], run: str | None, include: Sequence[
     with tempfile.TemporaryDirectory() as scratch:
         config, options = pack(words, include, Path(scratch))
         name = run or config.name
-        if not RUN.fullmatch(name):
+        if not NAME.fullmatch(name):
             raise UserError(f"--run '{name}': use letters, digits, dots and dashes")
         sent = _config_map(name, job, Path(scratch))
     job = job_manifest(job, name, options, sent)

@@ -15,10 +15,10 @@ from cluster.jobs import ENDED, Dashboard
 from launch.clusters import access, target
 from launch.clusters.process import captured
 from launch.jobs.storage import LOCAL, Bucket, folder_there, is_bucket
-from launch.jobs.submission import RUN
 from launch.training import run_folder
 from metagen.checkpoint import publishing
 from metagen.errors import UserError
+from metagen.names import NAME
 
 STOP_SECONDS = 90.0
 
@@ -68,7 +68,7 @@ def stop_job(word: str, job_id: str) -> None:
 
 def fetch(word: str, run: str, storage: str | None, out: Path) -> None:
     """Copy a run's folder here; a copy of the same run that is here is replaced, another run's is not."""
-    if not RUN.fullmatch(run):
+    if not NAME.fullmatch(run):
         raise UserError(f"'{run}' is no run's name")
     if out.exists() and not (out / run_folder.CONFIG).exists():
         raise UserError(f"{out} is there and holds no run: choose another --out")
@@ -124,7 +124,7 @@ def tensorboard(word: str, run: str) -> None:
     """Start TensorBoard on the head's loopback, tunnel to it, and end it with this process."""
     place = target.find(word)
     file = place.ssh_file("a tunnel")
-    if not RUN.fullmatch(run):
+    if not NAME.fullmatch(run):
         raise UserError(f"'{run}' is no run's name")
     machine = access.head(file)
     folder = folder_there(LOCAL if is_bucket(file.metagen.storage) else file.metagen.storage)

@@ -20,8 +20,8 @@ from launch.pretrained import is_packaged
 from metagen.checkpoint import load_checkpoint
 from metagen.config import RunConfig
 from metagen.errors import UserError
+from metagen.names import NAME
 
-RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 OWN_CLASS = re.compile(r"(\w+)(?:\.\w+)*:\w+")
 RETRY_SECONDS, GIVE_UP_SECONDS = 2.0, 900.0
 CONFIG, START = "run.yaml", "start_from"
@@ -114,7 +114,7 @@ def submit(target: Target, words: Sequence[str], run: str | None, include: Seque
         folder.mkdir()
         config, options = pack(words, include, folder)
         name = run or config.name
-        if not RUN.fullmatch(name):
+        if not NAME.fullmatch(name):
             raise UserError(f"--run '{name}': use letters, digits, dots and dashes")
         job_id = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
         try:

@@ -95,7 +95,7 @@ def test_a_wrong_request(arguments: list[str], needles: list[str], run_dir: Path
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["trian"], "no such command 'trian' (see 'metagen --help')"),
+        (["trian"], "no such command 'trian'; did you mean 'train'? (see 'metagen --help')"),
         (["cluster", "xyz"], "no such command 'xyz' (see 'metagen cluster --help')"),
         (["adapt"], "missing argument 'CHECKPOINT' (see 'metagen adapt --help')"),
         (["cluster", "init"], "kubernetes, skypilot (see 'metagen cluster init --help')"),
@@ -223,7 +223,7 @@ def test_tasks_that_are_not_there(tmp_path: Path, tiny_npz: Path, metagen: Any) 
     _refused(metagen("tasks", "list", "--data", tmp_path / "bad.npz"), "bad.npz: not an .npz file")
     out = tmp_path / "sheet.jgp"
     arguments = ["--data", tiny_npz, "--image-size", 16, "--out", out]
-    _refused(metagen("tasks", "show", *arguments), "sheet.jgp: cannot be written", "--out")
+    _refused(metagen("tasks", "show", *arguments), "sheet.jgp: no picture has a name that ends so", "--out")
     assert not out.exists()
 
 
