@@ -94,9 +94,10 @@ def _categories(values: dict[str, Any], narrow: bool) -> Table:
 
 
 def _interval(cell: dict[str, float], digits: int, narrow: bool) -> str:
-    """A mean above its interval."""
-    dash = "-\n" if narrow else "-"
-    return f"{cell['mean']:.{digits}f}\n{cell['low']:.{digits}f}{dash}{cell['high']:.{digits}f}"
+    """A mean above its interval, with a word between its ends where a dash would meet a sign."""
+    between = "-" if cell["low"] >= 0 else " to "
+    between = f"{between.rstrip()}\n" if narrow else between
+    return f"{cell['mean']:.{digits}f}\n{cell['low']:.{digits}f}{between}{cell['high']:.{digits}f}"
 
 
 def _broken(name: str, narrow: bool) -> str:

@@ -21,7 +21,10 @@ def _values() -> dict[str, Any]:
     steps = (0, 5, 10, 20)
     each = {str(k): _cell(0.1234) for k in steps}
     methods = {name: {"query_loss": each, **({"meta_minus_this": each} if name != "meta" else {})} for name in METHODS}
-    made = {name: {metric: _cell(0.5) for metric in READINGS} for name in (*METHODS, "copycat", "real")}
+    made = {
+        name: {metric: _cell(0.05 if metric == "kid" else 0.5) for metric in READINGS}
+        for name in (*METHODS, "copycat", "real")
+    }
     samples = {"images": 72, "steps": 20, "extractor": "strokes", "methods": made}
     shown = {"metric": "loss", "classes": {"a": 0}, "data": "tiny", "shots": 5, "steps": steps}
     return {**shown, "methods": methods, "samples": samples}
