@@ -95,8 +95,10 @@ def _categories(values: dict[str, Any], narrow: bool) -> Table:
 
 def _interval(cell: dict[str, float], digits: int, narrow: bool) -> str:
     """A mean above its interval, with a word between its ends where a dash would meet a sign."""
-    between = "-" if cell["low"] >= 0 else " to "
-    between = f"{between.rstrip()}\n" if narrow else between
+    if narrow:
+        between = "-\n" if cell["low"] >= 0 else "\n"
+    else:
+        between = "-" if cell["low"] >= 0 else " to "
     return f"{cell['mean']:.{digits}f}\n{cell['low']:.{digits}f}{between}{cell['high']:.{digits}f}"
 
 
