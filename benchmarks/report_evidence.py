@@ -55,7 +55,8 @@ def pretrained_recipe() -> str:
     values = result("pretrained")
     processor = values["trained_on"]["processor"].split(" (")[0]
     rows = {
-        "recipe": f"`metagen train {' '.join(values['preset_and_settings'])}`",
+        # It ran all of its steps: the preset has had a budget since.
+        "recipe": f"`metagen train {' '.join([*values['preset_and_settings'], '--set budget=null'])}`",
         "seed": values["seed"],
         "training": f"{values['steps']:,} of {values['steps_planned']:,} outer steps, {values['tasks_seen']:,} tasks "
         f"of {values['classes_seen']} classes",

@@ -95,10 +95,8 @@ def _categories(values: dict[str, Any], narrow: bool) -> Table:
 
 def _interval(cell: dict[str, float], digits: int, narrow: bool) -> str:
     """A mean above its interval, with a word between its ends where a dash would meet a sign."""
-    if narrow:
-        between = "-\n" if cell["low"] >= 0 else "\n"
-    else:
-        between = "-" if cell["low"] >= 0 else " to "
+    dash = "-" if cell["low"] >= 0 else "" if narrow else " to "
+    between = f"{dash}\n" if narrow else dash
     return f"{cell['mean']:.{digits}f}\n{cell['low']:.{digits}f}{between}{cell['high']:.{digits}f}"
 
 
