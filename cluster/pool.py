@@ -266,18 +266,19 @@ class RayPool:
         for reference, (piece, holder) in list(self._running.items()):
             if holder is member:
                 self._release(reference, piece, member)
-                self._redo(piece)
+                if self._redo(piece):
+                    log.warning("step %d, index %d is lost with its actor", piece.item.step, piece.item.index)
         if frozen:
             self._roster.freeze(member)
         else:
             self._roster.lost(member)
 
-    def _redo(self, piece: Piece) -> None:
-        if not piece.done and not piece.holders:
-            log.warning(
-                "step %d, index %d is lost with its actor and goes to another", piece.item.step, piece.item.index
-            )
+    def _redo(self, piece: Piece) -> bool:
+        """Give out a piece again, before all others, unless somebody has it or it is done; whether that was so."""
+        again = not piece.done and not piece.holders
+        if again:
             self._waiting.appendleft(piece)
+        return again
 
     def _make_again(self, pieces: list[Piece]) -> None:
         """Have the vectors of ``pieces`` made again, whose node is gone."""

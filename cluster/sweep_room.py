@@ -7,10 +7,9 @@ from math import floor
 
 from ray import tune
 
+from cluster.connect import ROUNDING
 from metagen.errors import UserError
 from metagen.search.config import SweepConfig
-
-ROUNDING = 1e-9
 
 
 def resources(sweep: SweepConfig) -> tune.PlacementGroupFactory:
@@ -43,5 +42,8 @@ def _fix(sweep: SweepConfig, name: str, there: float) -> str:
     left = there - trial.driver if trial.actors and name == "CPU" else there
     if trial.actors and (actors := int(left / each + ROUNDING)) > 0:
         return f"trial.actors={actors}"
-    # Rounded down, so that all of them have room.
-    return f"{key}={floor(100 * left / max(trial.actors, 1) + ROUNDING) / 100:g}"
+    share = floor(100 * left / max(trial.actors, 1) + ROUNDING) / 100  # rounded down, so that all of them have room
+    if share > 0 or name == "GPU":
+        return f"{key}={max(share, 0):g}"
+    fix = "trial.actors=0"  # the trial's own process does the work
+    return fix if trial.cpus <= there else f"{fix} --set trial.cpus={there:g}"

@@ -45,6 +45,8 @@ class LazyGroup(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
+            if ctx.resilient_parsing:  # a shell that completes wants no error
+                return None
             raise click.UsageError(f"no such command '{cmd_name}'{nearest(cmd_name, COMMANDS)}", ctx)
         module, _, attribute = COMMANDS[cmd_name][0].partition(":")
         command: click.Command = getattr(importlib.import_module(module), attribute)
@@ -84,7 +86,7 @@ def run_command(command: click.Command, program: str | None = None) -> None:
         if code := command(prog_name=program, standalone_mode=False):
             sys.exit(code)
     except click.ClickException as error:
-        if type(error).__name__ == "NoArgsIsHelpError":  # of click 8.2; before, it was no error
+        if isinstance(error, click.exceptions.NoArgsIsHelpError):
             error.show()
         else:
             click.echo(f"error: {_in_one_line(error, program)}", err=True)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +13,17 @@ from PIL import Image
 
 from metagen.errors import UserError
 
+PICTURES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".bmp": "BMP", ".gif": "GIF"}
+"""How a picture's name may end, and what is then written."""
+
 
 def check_writable(target: Path, option: str) -> None:
     """Raise ``UserError`` naming the command's ``option`` if ``target`` could not be written: before hours of work,
     not after. Nothing is left there, no folder either."""
-    if target.is_dir():
-        raise UserError(f"{target}: is a folder: name a file with {option}")
-    there = next(folder for folder in target.absolute().parents if folder.exists())
     try:
+        if target.is_dir():
+            raise UserError(f"{target}: is a folder: name a file with {option}")
+        there = next(folder for folder in target.absolute().parents if folder.exists())
         with tempfile.NamedTemporaryFile(dir=there):
             pass
     except OSError as error:
@@ -26,21 +31,17 @@ def check_writable(target: Path, option: str) -> None:
 
 
 def check_picture(target: Path, option: str) -> None:
-    """As ``check_writable``, for a picture: its name must end as Pillow knows one."""
-    if target.suffix.lower() not in Image.registered_extensions():
+    """As ``check_writable``, for a picture: its name must end as one does."""
+    if target.suffix.lower() not in PICTURES:
         raise UserError(f"{target}: no picture has a name that ends so: choose a .png with {option}")
     check_writable(target, option)
 
 
 def write_picture(picture: Image.Image, target: Path, option: str) -> None:
-    """Save a picture; raises ``UserError`` naming the command's ``option`` if it cannot be written."""
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(target)
-    except ValueError:
-        raise UserError(f"{target}: no picture has a name that ends so: choose a .png with {option}") from None
-    except OSError as error:
-        raise _refused(target, error, option) from None
+    """Save a picture atomically; raises ``UserError`` naming the command's ``option`` if it cannot be written."""
+    data = io.BytesIO()
+    picture.save(data, format=PICTURES[target.suffix.lower()])
+    _write(target, data.getvalue(), option)
 
 
 def write_json(target: Path, values: dict[str, Any]) -> None:
@@ -50,12 +51,18 @@ def write_json(target: Path, values: dict[str, Any]) -> None:
 
 def write_text(target: Path, text: str, option: str) -> None:
     """Write a file atomically; raises ``UserError`` naming the command's ``option`` if it cannot be written."""
+    _write(target, text.encode(), option)
+
+
+def _write(target: Path, data: bytes, option: str) -> None:
+    partial = target.with_name(f".{target.name}.partial")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f".{target.name}.partial")
-        partial.write_text(text)
+        partial.write_bytes(data)
         partial.replace(target)
     except OSError as error:
+        with suppress(OSError):
+            partial.unlink()
         raise _refused(target, error, option) from None
 
 

@@ -11,7 +11,7 @@ from launch.options import checkpoint_path
 from metagen.checkpoint import load_checkpoint
 from metagen.config import RunConfig
 from metagen.errors import UserError, nearest
-from metagen.names import name_of
+from metagen.names import checked, name_of
 from metagen.values import override, read_yaml
 
 
@@ -50,6 +50,7 @@ def load_config(
     if seed is not None:
         values["seed"] = seed
     config = RunConfig.parse(values)
+    checked(config.name)  # where a run begins, and not where a checkpoint of another name is read
     return config if steps is None else config.with_steps(steps)
 
 
@@ -63,7 +64,8 @@ def _of_checkpoint(word: str, values: dict[str, Any], asked: dict[str, Any]) -> 
             f"start_from: {word} is of family {theirs}, preset '{values['name']}' is for {mine}: use another of them"
         )
     form = config.data.model_dump(mode="json", include={"image_size", "channels"})
-    if asked["data"].get("source") in ("folder", "npz"):
+    data = asked.get("data")  # not checked yet
+    if isinstance(data, dict) and data.get("source") in ("folder", "npz"):
         form["polarity"] = config.data.polarity_of_others
     return {
         "generator": config.generator.model_dump(mode="json"),

@@ -15,7 +15,6 @@ from metagen.errors import UserError
 from metagen.flat import named
 from metagen.generators import ArchitectureConfig
 from metagen.guard import GuardConfig
-from metagen.names import Name
 from metagen.outer import OuterConfig
 from metagen.registry import find, options_of
 from metagen.strict import Strict
@@ -156,7 +155,7 @@ class LogConfig(Strict):
 class RunConfig(Strict):
     """Everything that defines a run."""
 
-    name: Name = "run"
+    name: str = "run"
     seed: int = Field(0, ge=0)
     data: DataConfig = DataConfig()
     categories: CategoriesConfig = CategoriesConfig()

@@ -68,9 +68,9 @@ def _explain(model: type[BaseModel], path: list[str], items: Sequence[Any]) -> s
         known = _fields_at(model, path[:-1])
         return f"{key}: unknown key{nearest(path[-1], known)}" if known else f"{key}: unknown key"
     got = item.get("input")
-    if item["type"] == "tuple_type" and isinstance(got, dict) and got and all(part.isdigit() for part in got):
+    if item["type"] == "tuple_type" and isinstance(got, dict) and got and all(str(part).isdigit() for part in got):
         example = _list_of(model, path, next(iter(got.values())))
-        return f"{key}: the file has none to change by number: write the whole list, such as --set '{key}={example}'"
+        return f"{key}: there is no list with entries of these numbers: write it whole, such as '{key}={example}'"
     needed = list(dict.fromkeys(_needed(model, path, one) for one in items))
     message = f"{', or '.join(needed)} is needed" if all(needed) else item["msg"].removeprefix("Value error, ")
     if (isinstance(got, Scalar) or got in ([], {})) and item["type"] not in ("value_error", "missing"):

@@ -121,8 +121,13 @@ def test_an_entry_of_a_list_that_the_file_leaves_out_cannot_be_changed(assignmen
     with pytest.raises(UserError) as caught:
         RunConfig.parse(override({}, [assignment]))
     key = list_of.partition("=")[0]
-    told = f"{key}: the file has none to change by number: write the whole list, such as --set '{list_of}'"
+    told = f"{key}: there is no list with entries of these numbers: write it whole, such as '{list_of}'"
     assert str(caught.value) == told
+
+
+def test_a_mapping_with_numbers_where_a_list_is_wanted_is_one_line() -> None:
+    with pytest.raises(UserError, match=r"^phases: there is no list .* such as 'phases=\[\{estimator: joint\}\]'$"):
+        RunConfig.parse({"phases": {0: {"steps": 5}}})
 
 
 def test_every_mistake_is_reported_at_once() -> None:

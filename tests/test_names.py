@@ -5,18 +5,19 @@ from pathlib import Path
 import pytest
 
 from launch.preset import load_config
-from metagen.names import name_of, named
+from metagen.errors import UserError
+from metagen.names import checked, name_of
 
 
 @pytest.mark.parametrize("name", ["a", "quickstart-joint", "v1.2_b", "0", "a" * 100])
 def test_a_name_is_taken_as_it_is(name: str) -> None:
-    assert named(name) == name
+    assert checked(name) == name
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "../a", "a/b", "-a", "_a", "a b", "grün", "a\n", "a" * 101])
 def test_a_name_that_would_lead_elsewhere_is_refused(name: str) -> None:
-    with pytest.raises(ValueError, match="cannot be used"):
-        named(name)
+    with pytest.raises(UserError, match="cannot be used"):
+        checked(name)
 
 
 @pytest.mark.parametrize(

@@ -16,15 +16,14 @@ from launch.clusters import cluster_file
 from launch.clusters.kubernetes_api import Api
 from launch.clusters.providers import manifests
 from launch.clusters.providers.manifests import Manifest
-from launch.jobs.submission import CONFIG, pack
+from launch.jobs.submission import CONFIG, GIVE_UP_SECONDS, pack
 from metagen.errors import UserError
-from metagen.names import NAME
+from metagen.names import checked
 
 POLL_SECONDS = 2.0
 JOB_FOLDER = "/metagen/job"
 CONFIG_MAP_BYTES = 900_000
 """Kubernetes takes a mebibyte in all."""
-GIVE_UP_SECONDS = 900.0
 OVER = ("Complete", "Failed", "ValidationFailed")
 """What the operator says of a job that it has done with. A job that hit its time limit is Failed, and what Ray said of
 it last stays as it was: that it runs."""
@@ -38,9 +37,7 @@ def submit(path: Path, words: Sequence[str], run: str | None, include: Sequence[
     job = copy.deepcopy(_one(documents, "RayJob", path))
     with tempfile.TemporaryDirectory() as scratch:
         config, options = pack(words, include, Path(scratch))
-        name = run or config.name
-        if not NAME.fullmatch(name):
-            raise UserError(f"--run '{name}': use letters, digits, dots and dashes")
+        name = checked(run or config.name)
         sent = _config_map(name, job, Path(scratch))
     job = job_manifest(job, name, options, sent)
     api = Api()

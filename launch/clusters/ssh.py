@@ -96,6 +96,7 @@ class Machine:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            errors="replace",  # a greeting there may be in any encoding
             start_new_session=True,  # Ctrl-C is for metagen, which closes the tunnel when it has said what it must
         )
         assert process.stdin is not None

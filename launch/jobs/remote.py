@@ -38,9 +38,11 @@ def remote(
     folder = (Path(LOCAL).expanduser() if bucket else folder_of(storage)) / run
     if bucket is not None:
         bucket.pull(run, folder)
+    there = (folder / run_folder.CONFIG).exists()
+    if there:  # before anything of this job is pushed
+        _same(config, folder)
     with pushing(bucket, folder, run) if bucket is not None else nullcontext():
-        if (folder / run_folder.CONFIG).exists():
-            _same(config, folder)
+        if there:
             click.echo(f"run '{run}' is there: it goes on from its newest checkpoint")
             proceed(folder, workers)
         else:

@@ -18,7 +18,7 @@ from launch.jobs.storage import LOCAL, Bucket, folder_there, is_bucket
 from launch.training import run_folder
 from metagen.checkpoint import publishing
 from metagen.errors import UserError
-from metagen.names import NAME
+from metagen.names import checked
 
 STOP_SECONDS = 90.0
 
@@ -68,8 +68,7 @@ def stop_job(word: str, job_id: str) -> None:
 
 def fetch(word: str, run: str, storage: str | None, out: Path) -> None:
     """Copy a run's folder here; a copy of the same run that is here is replaced, another run's is not."""
-    if not NAME.fullmatch(run):
-        raise UserError(f"'{run}' is no run's name")
+    checked(run)
     if out.exists() and not (out / run_folder.CONFIG).exists():
         raise UserError(f"{out} is there and holds no run: choose another --out")
     before = run_folder.read_config(out) if out.exists() else None
@@ -124,8 +123,7 @@ def tensorboard(word: str, run: str) -> None:
     """Start TensorBoard on the head's loopback, tunnel to it, and end it with this process."""
     place = target.find(word)
     file = place.ssh_file("a tunnel")
-    if not NAME.fullmatch(run):
-        raise UserError(f"'{run}' is no run's name")
+    checked(run)
     machine = access.head(file)
     folder = folder_there(LOCAL if is_bucket(file.metagen.storage) else file.metagen.storage)
     if machine.run(f"test -d {folder}/{run}").returncode:

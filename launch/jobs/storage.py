@@ -20,7 +20,7 @@ LOCAL = "~/.metagen/runs"
 """Where a run lies on the head while it trains, if it is kept in a bucket."""
 CHECKPOINTS = "checkpoints"
 UNKNOWN = (-1, -1)
-"""Size and time of a file that an earlier session pushed."""
+"""Size and time of a file that an earlier session pushed, and this one pulled."""
 
 
 def is_bucket(storage: str) -> bool:
@@ -47,20 +47,14 @@ class Bucket:
     def __init__(self, url: str) -> None:
         self.files = Files(url)
         self._pushed: dict[str, tuple[int, int]] = {}
-        self._met = False
 
     def push(self, folder: Path, run: str) -> None:
-        """Copy what is new in ``folder``, and remove what is gone there.
+        """Copy what is new in ``folder``, and remove what was pushed or pulled from here and is gone.
 
         A checkpoint's manifest goes last: it holds the hash of the weights, so that half a checkpoint is none.
         Raises ``OSError`` if the folder cannot be read.
         """
         names = {str(path.relative_to(folder)): path for path in _files(folder)}
-        if not self._met and any(name.endswith(MANIFEST) for name in names):
-            # Checkpoints that earlier sessions pushed, and that may have been pruned here before this first push.
-            for name in self.files.names(f"{run}/{CHECKPOINTS}"):
-                self._pushed.setdefault(name.removeprefix(f"{run}/"), UNKNOWN)
-            self._met = True
         for name in sorted(names, key=lambda name: (name.endswith(MANIFEST), name)):
             try:
                 stamp = names[name].stat()
@@ -73,6 +67,8 @@ class Bucket:
             self.files.write(f"{run}/{name}", content)
             self._pushed[name] = state
         gone = [name for name in self._pushed if name not in names]
+        if not any(name.endswith(MANIFEST) for name in names):
+            gone = []  # a run that has lost all checkpoints has not pruned them
         for name in sorted(gone, key=lambda name: (not name.endswith(MANIFEST), name)):  # the manifest first
             self.files.delete(f"{run}/{name}")
             del self._pushed[name]
@@ -84,7 +80,8 @@ class Bucket:
             return False
         with publishing(folder) as partial:
             for name in names:
-                place = run_folder.place(partial, name.removeprefix(f"{run}/"))
+                short = name.removeprefix(f"{run}/")
+                place = run_folder.place(partial, short)
                 if place is None:
                     raise UserError(f"{self.files.url}: {name} leads out of the run: remove it")
                 data = self.files.read(name)
@@ -92,6 +89,8 @@ class Bucket:
                     continue
                 place.parent.mkdir(parents=True, exist_ok=True)
                 place.write_bytes(data)
+                if short.startswith(f"{CHECKPOINTS}/"):  # the trainer may prune it: then it is to go there too
+                    self._pushed[short] = UNKNOWN
         return True
 
 

@@ -20,7 +20,7 @@ from launch.pretrained import is_packaged
 from metagen.checkpoint import load_checkpoint
 from metagen.config import RunConfig
 from metagen.errors import UserError
-from metagen.names import NAME
+from metagen.names import checked
 
 OWN_CLASS = re.compile(r"(\w+)(?:\.\w+)*:\w+")
 RETRY_SECONDS, GIVE_UP_SECONDS = 2.0, 900.0
@@ -113,9 +113,7 @@ def submit(target: Target, words: Sequence[str], run: str | None, include: Seque
         folder = Path(scratch) / "job"
         folder.mkdir()
         config, options = pack(words, include, folder)
-        name = run or config.name
-        if not NAME.fullmatch(name):
-            raise UserError(f"--run '{name}': use letters, digits, dots and dashes")
+        name = checked(run or config.name)
         job_id = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
         try:
             with target.dashboard() as dashboard:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from launch.output import write_text
 from launch.sweeps import folder as folders
 from launch.sweeps.names import shown
 from metagen.errors import UserError
@@ -34,9 +35,5 @@ def show_best(folder: Path, number: int | None, export: Path | None) -> None:
     if export is None:
         return
     config = config.model_copy(update={"name": f"{sweep.name}-{trial.number:04d}"})
-    try:
-        export.parent.mkdir(parents=True, exist_ok=True)
-        export.write_text(config.to_yaml())
-    except OSError as error:
-        raise UserError(f"{export}: cannot be written ({error.strerror}): choose another --export") from None
+    write_text(export, config.to_yaml(), "--export")
     console.print(f"wrote {export}: 'metagen train {export}' trains it anew", soft_wrap=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 from launch.preset import load_config
 from metagen.errors import UserError, nearest
-from metagen.names import name_of
+from metagen.names import checked, name_of
 from metagen.search.config import SweepConfig
 from metagen.search.ledger import LEDGER, Ledger, Progress
 from metagen.values import override, put, read_yaml, to_yaml
@@ -54,7 +54,9 @@ def load_sweep(source: str, assignments: Sequence[str], commands: Sequence[str] 
     for key, value in changes.items():
         put(base, key, value, f"set.{key}")
     values["base"] = override(base, [a.removeprefix("base.") for a in assignments if a.startswith("base.")])
-    return SweepConfig.parse(values)
+    sweep = SweepConfig.parse(values)
+    checked(sweep.name)
+    return sweep
 
 
 def create(folder: Path, sweep: SweepConfig) -> None:

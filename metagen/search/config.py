@@ -7,7 +7,6 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from metagen.errors import UserError
-from metagen.names import Name
 from metagen.search.space import Assignment, Domain, Space
 from metagen.strict import Strict
 
@@ -76,7 +75,7 @@ class TrialConfig(Strict):
 class SweepConfig(Strict):
     """Everything that defines a sweep."""
 
-    name: Name = "sweep"
+    name: str = "sweep"
     seed: int = Field(0, ge=0)
     base: dict[str, Any]
     """The config of the run that trials vary."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import Iterator
 from typing import Any
@@ -93,6 +94,8 @@ def test_a_cluster_whose_token_is_not_here_is_one_line_with_the_way_in(
         ({"actors": 0, "cpus": 4}, {"CPU": 2.0}, "needs 4 CPU, there are 2 CPU: use --set trial.cpus=2 "),
         ({"actors": 1, "gpus": 1}, {"CPU": 2.0}, "1 CPU and 1 GPU, there are 2 CPU and 0 GPU: use --set trial.gpus=0 "),
         ({"actors": 4, "gpus": 1}, {"CPU": 9.0, "GPU": 2.0}, "there are 9 CPU and 2 GPU: use --set trial.actors=2 "),
+        ({"actors": 1, "driver": 4}, {"CPU": 2.0}, "there are 2 CPU: use --set trial.actors=0 "),
+        ({"actors": 200}, {"CPU": 0.5}, "there are 0.5 CPU: use --set trial.actors=0 --set trial.cpus=0.5 "),
     ],
 )
 def test_a_trial_without_room_names_what_is_missing_and_what_to_set(
@@ -103,5 +106,6 @@ def test_a_trial_without_room_names_what_is_missing_and_what_to_set(
         room(tiny_sweep(trial=values), have)
     assert message in str(caught.value)
     assert "--actors" not in str(caught.value)
-    key, _, value = message.rpartition("--set trial.")[2].strip().partition("=")
-    assert room(tiny_sweep(trial={**values, key: float(value)}), have) >= 1, "what it says to set has no room either"
+    told = dict(word.partition("=")[::2] for word in re.findall(r"trial\.(\w+=[0-9.]+)", message))
+    advised = {key: float(value) for key, value in told.items()}
+    assert room(tiny_sweep(trial={**values, **advised}), have) >= 1, "what it says to set has no room either"

@@ -20,7 +20,7 @@ import torch
 import yaml
 from PIL import Image
 
-from launch.cli import run_command
+from launch.cli import main, run_command
 from launch.generators import generation
 from launch.training.run_folder import check_free
 from metagen.checkpoint import load_checkpoint
@@ -213,6 +213,21 @@ def test_data_to_evaluate_on(run_copy: Path, class_folders: Path, tmp_path: Path
     _refused(metagen("evaluate", run_copy, "--steps", "0,x"), "'0,x'", "whole numbers separated by commas")
     _refused(metagen("evaluate", run_copy, "--steps=-1"), "steps cannot be negative")
     assert sorted(run_copy.rglob("*")) == before
+
+
+def test_a_shell_that_completes_a_wrong_word_hears_no_error(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (
+        ("_METAGEN_COMPLETE", "bash_complete"),
+        ("COMP_WORDS", "metagen tarin --st"),
+        ("COMP_CWORD", "2"),
+    ):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code in (0, 1)
+    assert capsys.readouterr().err == ""
 
 
 def test_tasks_that_are_not_there(tmp_path: Path, tiny_npz: Path, metagen: Any) -> None:

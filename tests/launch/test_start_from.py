@@ -62,6 +62,12 @@ def test_once_begun_it_resumes_to_the_same_end_without_the_other(
     assert "began with another's weights" in again.errors[0]
 
 
+def test_data_that_is_none_is_one_line_whatever_it_begins_with(metagen: Any) -> None:
+    done = metagen("train", "quickstart", "--from", "pretrained", "--set", "data=5", "--dry-run")
+    assert (done.code, len(done.errors)) == (2, 1)
+    assert "data: a mapping" in done.errors[0]
+
+
 @pytest.mark.parametrize("paper", [255, 0])
 def test_dark_ink_is_turned_where_the_other_draws_bright_ink(paper: int) -> None:
     """By a preset; for a file, which says its own, there is a note."""

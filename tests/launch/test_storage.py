@@ -18,7 +18,7 @@ import yaml
 from launch.clusters import diagnosis, target
 from launch.clusters.ssh import Machine
 from launch.jobs.storage import Bucket, folder_there, pushing
-from metagen.checkpoint import load_checkpoint
+from metagen.checkpoint import MANIFEST, load_checkpoint
 
 
 @pytest.fixture
@@ -45,10 +45,12 @@ def _scanning(monkeypatch: pytest.MonkeyPatch, name: str, meet: Callable[[Path],
 def test_a_checkpoint_that_is_pruned_while_it_is_looked_for_stops_no_push(
     run_copy: Path, pushed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (run_copy / "config.yaml").write_text("new")
+    bucket, here = Bucket(f"file://{pushed}"), run_copy.parent / "here"
+    bucket.pull("a", here)
+    (here / "config.yaml").write_text("new")
     _scanning(monkeypatch, "checkpoints/step-000002", lambda folder: folder.rename(run_copy.parent / "pruned"))
-    Bucket(f"file://{pushed}").push(run_copy, "a")
-    assert not (run_copy / "checkpoints/step-000002").exists()
+    bucket.push(here, "a")
+    assert not (here / "checkpoints/step-000002").exists()
     assert (pushed / "a/config.yaml").read_text() == "new"
     assert not list((pushed / "a/checkpoints/step-000002").iterdir())
 
@@ -99,15 +101,29 @@ def test_checkpoints_pruned_before_a_sessions_first_push_leave_the_bucket_and_no
     old = pushed / "a/checkpoints/step-000002"
     gone = set(old.iterdir())
     assert gone
-    shutil.rmtree(run_copy / "checkpoints/step-000002")
-    Bucket(f"file://{pushed}").push(run_copy, "a")
+    bucket, here = Bucket(f"file://{pushed}"), run_copy.parent / "here"
+    assert bucket.pull("a", here)
+    shutil.rmtree(here / "checkpoints/step-000002")
+    bucket.push(here, "a")
     assert {path for path in pushed.rglob("*") if path.is_file()} == before - gone
 
 
 def test_a_run_without_a_checkpoint_here_removes_none_from_the_bucket(run_copy: Path, pushed: Path) -> None:
-    shutil.rmtree(run_copy / "checkpoints")
-    Bucket(f"file://{pushed}").push(run_copy, "a")
+    bucket, here = Bucket(f"file://{pushed}"), run_copy.parent / "here"
+    bucket.pull("a", here)
+    shutil.rmtree(here / "checkpoints")
+    bucket.push(here, "a")
     assert load_checkpoint(pushed / "a")
+
+
+def test_a_second_job_on_a_run_leaves_what_the_first_pushed_meanwhile(run_copy: Path, pushed: Path) -> None:
+    first, second, other = Bucket(f"file://{pushed}"), Bucket(f"file://{pushed}"), run_copy.parent / "other"
+    first.push(run_copy, "a")
+    second.pull("a", other)
+    shutil.copytree(run_copy / "checkpoints/step-000002", run_copy / "checkpoints/step-000099")
+    first.push(run_copy, "a")
+    second.push(other, "a")
+    assert (pushed / "a/checkpoints/step-000099" / MANIFEST).is_file()
 
 
 # Folders there
