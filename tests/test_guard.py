@@ -28,7 +28,7 @@ class Upset:
 
     def __init__(self, inner: Pool, steps: tuple[int, ...], factor: float = 1000.0, index: int | None = None) -> None:
         self.inner, self.steps, self.factor, self.index, self.workers = inner, steps, factor, index, inner.workers
-        self.events: dict[str, int] = {}
+        self.background, self.events = inner.background, dict[str, int]()
 
     def submit(self, items: list[WorkItem], snapshot: Snapshot) -> None:
         self.inner.submit(items, snapshot)

@@ -65,16 +65,16 @@ def _joint(path: Path | None, saved: Checkpoint, meta: Method) -> Method | None:
                 f"{path}: draws images of (size, channels) {form(joint)}, the checkpoint to evaluate {form(saved)}: "
                 "train the baseline on images of the same form"
             )
-        if (seen := joint.config.generator.architecture.set_conditioning) != "none":
-            raise UserError(
-                f"{path}: is no unconditioned baseline (generator.architecture.set_conditioning is {seen}): train one "
-                "with none"
-            )
         method = method_of(joint)
         if method.problem.family.metric != metric:
             raise UserError(
                 f"{path}: is measured in {method.problem.family.metric}, the checkpoint to evaluate in {metric}, and "
                 "the two do not compare: train the baseline with the same generator.family and options"
+            )
+        if (seen := joint.config.generator.architecture.set_conditioning) != "none":
+            raise UserError(
+                f"{path}: is no unconditioned baseline (generator.architecture.set_conditioning is {seen}): train one "
+                "with none"
             )
         return method
     with resources.as_file(resources.files("launch") / "baselines" / "joint") as packaged:
