@@ -8,8 +8,11 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, fields
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -391,6 +394,23 @@ def toy_problem() -> Callable[..., Problem]:
 def run_copy(trained: Path, tmp_path: Path) -> Path:
     """A copy of a finished run that a test may write into."""
     return Path(shutil.copytree(trained, tmp_path / "copy"))
+
+
+@pytest.fixture(scope="session")
+def serving() -> Callable[[Any], AbstractContextManager[str]]:
+    """``with serving(Handler) as url``: an HTTP server on loopback."""
+
+    @contextmanager
+    def serve(handler: Any) -> Iterator[str]:
+        with ThreadingHTTPServer(("127.0.0.1", 0), handler) as http:
+            http.block_on_close = False
+            thread = threading.Thread(target=http.serve_forever, args=(0.01,), daemon=True)
+            thread.start()
+            yield f"http://127.0.0.1:{http.server_port}"
+            http.shutdown()
+            thread.join()
+
+    return serve
 
 
 @pytest.fixture(scope="session")

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from launch.training import run_folder
+from metagen.background import now_and_then
 from metagen.checkpoint import MANIFEST, publishing
 from metagen.errors import UserError
 from metagen.files import Files, is_url
@@ -115,22 +115,19 @@ def _files(folder: Path) -> Iterator[Path]:
 @contextmanager
 def pushing(bucket: Bucket, folder: Path, run: str) -> Iterator[None]:
     """Push ``folder`` now and then while the block runs, and once more at its end."""
-    done = threading.Event()
 
-    def push_often() -> None:
-        while not done.wait(PUSH_SECONDS):
-            try:
-                if folder.exists():
-                    bucket.push(folder, run)
-            except (UserError, OSError) as error:  # the next one may go through; the last one must
-                print(f"not saved yet: {error}", file=sys.stderr, flush=True)
-
-    thread = threading.Thread(target=push_often, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
+    def push() -> None:
         if folder.exists():
             bucket.push(folder, run)
+
+    def try_to_push() -> None:
+        try:
+            push()
+        except (UserError, OSError) as error:  # the next one may go through; the last one must
+            print(f"not saved yet: {error}", file=sys.stderr, flush=True)
+
+    try:
+        with now_and_then(PUSH_SECONDS, try_to_push):
+            yield
+    finally:
+        push()

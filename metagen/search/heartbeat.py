@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import os
 import socket
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from metagen.background import now_and_then
 from metagen.search.ledger import Progress
 
 HEARTBEAT = "heartbeat"
@@ -26,22 +26,14 @@ POLL_SECONDS = 0.5
 @contextmanager
 def beating(folder: Path) -> Iterator[None]:
     """Touch the file in the sweep's ``folder`` while the block runs."""
-    done = threading.Event()
 
     def beat() -> None:
-        while True:
-            with suppress(OSError):  # the next may go through; if the folder is gone for good, the ledger tells
-                (folder / HEARTBEAT).touch()
-            if done.wait(BEAT_SECONDS):
-                return
+        with suppress(OSError):  # the next may go through; if the folder is gone for good, the ledger tells
+            (folder / HEARTBEAT).touch()
 
-    thread = threading.Thread(target=beat, daemon=True)
-    thread.start()
-    try:
+    beat()
+    with now_and_then(BEAT_SECONDS, beat):
         yield
-    finally:
-        done.set()
-        thread.join()
 
 
 def elsewhere(progress: Progress) -> bool:

@@ -6,7 +6,6 @@ import http.server
 import importlib
 import io
 import os
-import threading
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -70,7 +69,7 @@ def requests() -> list[str]:
 
 
 @pytest.fixture
-def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, requests: list[str]) -> Iterator[Path]:
+def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, requests: list[str], serving: Any) -> Iterator[Path]:
     """The tiny archives behind a real server; the cache is in ``tmp_path/cache``."""
     home = tmp_path / "served"
     home.mkdir()
@@ -82,13 +81,9 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, requests: list[str])
     monkeypatch.setattr(MODULE, "ARCHIVES", _archives(home))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=home)) as server:
-        monkeypatch.setattr(MODULE, "BASE_URL", f"http://127.0.0.1:{server.server_port}/")
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
+    with serving(functools.partial(Handler, directory=home)) as url:
+        monkeypatch.setattr(MODULE, "BASE_URL", f"{url}/")
         yield home
-        server.shutdown()
-        thread.join()
 
 
 def test_a_local_file_is_split_by_alphabet(tmp_path: Path) -> None:

@@ -10,10 +10,9 @@ import shutil
 import struct
 import subprocess
 import tarfile
-import threading
 import time
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -135,7 +134,7 @@ def _failure(code: int, message: str) -> Any:
 
 
 @pytest.fixture
-def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, serving: Any) -> Iterator[Cluster]:
     held = Cluster()
 
     class Handler(BaseHTTPRequestHandler):
@@ -172,13 +171,9 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster
         def log_message(self, *words: Any) -> None:
             """Say nothing."""
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
-        http.daemon_threads = True
-        http.block_on_close = False
-        thread = threading.Thread(target=http.serve_forever, daemon=True)
-        thread.start()
+    with serving(Handler) as url:
         kubeconfig = tmp_path / "kubeconfig"
-        server = {"name": "c", "cluster": {"server": f"http://127.0.0.1:{http.server_port}"}}
+        server = {"name": "c", "cluster": {"server": url}}
         kubeconfig.write_text(
             yaml.safe_dump(
                 {
@@ -196,8 +191,6 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster
         monkeypatch.setenv("HOME", str(tmp_path))  # the client keeps what it learns of a server in a temporary file
         monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
         yield held
-        http.shutdown()
-        thread.join()
 
 
 @pytest.fixture
