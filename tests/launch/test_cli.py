@@ -21,6 +21,7 @@ from PIL import Image
 
 from launch.benchmarks.registry import SCRIPTED
 from launch.cli import COMMANDS
+from launch.generators.generation import default_out
 from launch.generators.tables import digits_of
 from launch.preset import presets
 from metagen.checkpoint import load_checkpoint
@@ -370,18 +371,32 @@ def test_adapting_writes_new_images_and_a_grid(run_copy: Path, own_images: Path,
             assert (image.size, image.mode) == ((16, 16), "L")
 
 
-def test_adapting_is_repeatable_and_by_default_beside_the_images(
-    run_copy: Path, own_images: Path, tmp_path: Path, metagen: Any
+def test_adapting_is_repeatable_and_by_default_writes_where_one_works(
+    run_copy: Path, own_images: Path, tmp_path: Path, metagen: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Never among class folders, whose data set it would join."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    beside = sorted(own_images.parent.iterdir())
     assert metagen("adapt", run_copy, own_images, "--samples", 2).code == 0
     assert metagen("adapt", run_copy, own_images, "--samples", 2, "--out", tmp_path / "again").code == 0
     assert metagen("adapt", run_copy, own_images, "--samples", 2, "--seed", 1, "--out", tmp_path / "other").code == 0
     first, again, other = (
         [(folder / f"00{n}.png").read_bytes() for n in range(2)]
-        for folder in (own_images.with_name("mine-generated"), tmp_path / "again", tmp_path / "other")
+        for folder in (Path("mine-generated"), tmp_path / "again", tmp_path / "other")
     )
+    assert sorted(own_images.parent.iterdir()) == sorted([*beside, tmp_path / "again", tmp_path / "other"])
     assert first == again
     assert first != other
+
+
+@pytest.mark.parametrize("words", ["", ".", "inside/..", "../mine/"])
+def test_a_folder_named_by_dots_gives_new_images_its_own_name(
+    words: str, own_images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(own_images)
+    assert default_out(Path(words)) == Path("mine-generated")
+    assert default_out(Path("/")) == Path("-generated")  # whatever it is called, no crash
 
 
 def test_of_one_image_new_ones_are_made_without_adapting_and_that_is_said(
