@@ -253,7 +253,14 @@ def test_the_page_of_an_evaluation_is_one_file_with_all_figures_and_images(run_c
 
 
 @pytest.mark.parametrize(
-    ("option", "name"), [("--picture", "x.foo"), ("--json", "config.yaml/x.json"), ("--page", "checkpoints")]
+    ("option", "name"),
+    [
+        ("--picture", "x.foo"),
+        ("--json", "config.yaml/x.json"),
+        ("--page", "checkpoints"),
+        ("--json", "x.html"),
+        ("--page", "samples.png"),
+    ],
 )
 def test_what_cannot_be_written_is_said_before_the_work_and_nothing_is_written(
     option: str, name: str, run_copy: Path, metagen: Any
@@ -263,6 +270,22 @@ def test_what_cannot_be_written_is_said_before_the_work_and_nothing_is_written(
     assert (done.code, len(done.errors)) == (2, 1)
     assert option in done.errors[0]
     assert sorted(run_copy.rglob("*")) == before
+
+
+def test_a_folder_for_a_file_is_one_line(run_copy: Path, metagen: Any) -> None:
+    done = metagen("evaluate", run_copy, "--json", ".")
+    assert (done.code, done.errors) == (2, ["error: .: is a folder: name a file with --json"])
+
+
+@pytest.mark.parametrize(("split", "kind"), [("train", "on 1 train classes of"), ("all", "on 1 classes of")])
+def test_classes_that_were_trained_on_are_not_called_unseen(
+    split: str, kind: str, run_copy: Path, metagen: Any
+) -> None:
+    done = metagen("evaluate", run_copy, "--tasks", 1, "--steps", 0, "--samples", 0, "--split", split)
+    assert done.code == 0
+    assert kind in " ".join(done.out.split())
+    assert "unseen" not in done.out + (run_copy / "evaluation.html").read_text()
+    assert "" not in done.err.splitlines()  # none of a bar that nobody sees
 
 
 def test_a_folder_is_evaluated_as_the_model_was_trained_on_it(tiny_yaml: Path, tmp_path: Path, metagen: Any) -> None:
