@@ -309,7 +309,7 @@ def test_a_folder_is_evaluated_as_the_model_was_trained_on_it(tiny_yaml: Path, t
     assert found[0] == found[1]
 
 
-def test_without_validation_classes_the_message_says_which_split_wants_some(
+def test_without_validation_classes_training_says_so_and_the_message_which_split_wants_some(
     tiny_yaml: Path, tmp_path: Path, tiny_images: ImageSet, metagen: Any
 ) -> None:
     file, none = tmp_path / "none.npz", np.where(tiny_images.split == 1, 0, tiny_images.split)
@@ -318,7 +318,9 @@ def test_without_validation_classes_the_message_says_which_split_wants_some(
     np.savez(file, images=tiny_images.images[:, 0], labels=labels, names=names, split=none)
     run = tmp_path / "run"
     data = f"data={{source: npz, path: {file}, image_size: 16}}"
-    assert metagen("train", tiny_yaml, "--set", data, "--steps", 2, "--run-dir", run).code == 0
+    done = metagen("train", tiny_yaml, "--set", data, "--steps", 2, "--run-dir", run)
+    assert done.code == 0
+    assert "note: no class in split valid has 8 images, and 'metagen evaluate' needs one in each" in done.err
     done = metagen("evaluate", run, "--steps", "0", "--samples", 0, "--tasks", 1)
     assert (done.code, len(done.errors)) == (2, 1)
     assert "no validation class" in done.errors[0]
