@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
-from metagen import algorithms, generators, policies
+from metagen import algorithms, generators, policies, tasks
 from metagen.compatibility import refusal, unseen
 from metagen.errors import UserError
 from metagen.flat import named
@@ -209,6 +209,9 @@ class RunConfig(Strict):
         if any(phase.balance for phase in self.phases) and not self.categories.most:
             raise ValueError("phases: balance needs categories: set categories.most, such as 6")
         try:
+            for source in (self.data.source, *(part.source for part in self.data.parts)):
+                if ":" not in source:  # one's own is needed where its images are, not where its run is read
+                    find("source", source, tasks.REGISTRY)
             family = self.family()
             if self.together not in ("auto", 1) and not getattr(family, "batched", True):
                 raise UserError(f"together: family {self.generator.family} computes one task at a time: use 1 or auto")

@@ -128,6 +128,11 @@ def choose_classes(
     Raises ``UserError`` if the split has none.
     """
     members = images.members(split, shots + MIN_QUERIES)
+    if not len(images.members(split, 0)):
+        raise UserError(
+            f"{images.name}: split '{split}' has no classes ({images.split_origin}): use another --split, or split the "
+            "classes otherwise, such as by folders train/, valid/, test/"
+        )
     if not len(members):
         raise UserError(
             f"{images.name}: no class in split '{split}' has {shots + MIN_QUERIES} images ({shots} shots and "

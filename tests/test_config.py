@@ -60,6 +60,11 @@ def test_an_unknown_key_is_named_with_its_path_and_the_nearest_known_one(values:
         ({"pool": {"kind": "threads"}}, "pool.kind: "),
         ({"data": {"channels": 2}}, "data.channels: "),
         ({"data": {"image_size": 30}}, "image_size 30 is not a multiple of 4"),
+        ({"data": {"source": "foldr", "path": "x"}}, "unknown source 'foldr'; did you mean 'folder'?"),
+        (
+            {"data": {"source": "mixture", "parts": [{"source": "omniglott"}]}},
+            "unknown source 'omniglott'; did you mean",
+        ),
         ({"generator": {"family": "flw"}}, "unknown family 'flw'; did you mean 'flow'?"),
         ({"generator": {"family": "no_such_package.module:Class"}}, "cannot be imported"),
         ({"policy": {"name": "learned-step"}}, "unknown policy 'learned-step'; did you mean 'learned-steps'?"),
@@ -77,6 +82,10 @@ def test_a_wrong_value_is_one_line_that_names_it(values: dict[str, Any], message
         RunConfig.parse(values)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_run_of_a_source_of_ones_own_is_read_where_that_is_not_installed() -> None:
+    assert RunConfig.parse({"data": {"source": "no_such_package:images"}}).data.source == "no_such_package:images"
 
 
 def test_an_unknown_rule_of_the_fixed_policy_suggests_the_nearest() -> None:

@@ -14,12 +14,13 @@ from launch.options import checkpoint_argument
 @click.argument("images_dir", type=click.Path(path_type=Path))
 @click.option("--steps", type=click.IntRange(min=0), default=10, show_default=True, help="Inner steps.")
 @click.option("--samples", type=click.IntRange(min=1), default=16, show_default=True, help="New images to make.")
-@click.option("--out", type=click.Path(path_type=Path), help="[default: IMAGES_DIR-generated]")
+@click.option("--out", type=click.Path(path_type=Path), help="[default: NAME-generated here]")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 def adapt(checkpoint: Path, images_dir: Path, steps: int, samples: int, out: Path | None, seed: int) -> None:
     """Adapt to a handful of your images of one class and make more of them.
 
-    IMAGES_DIR holds images of one class. Writes the new images and grid.png, the old beside the new.
+    IMAGES_DIR holds images of one class. Writes the new images and grid.png, the old beside the new, by default to a
+    folder of its name with -generated, where you are.
 
     \b
     Example:

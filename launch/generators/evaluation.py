@@ -77,10 +77,12 @@ def run_evaluation(request: Request) -> None:
     started = time.monotonic()
     home = home_of(request.checkpoint)
     picture, target = request.picture or home / "samples.png", request.json_file or home / "evaluation.json"
-    page = request.page or target.with_suffix(".html")
     check_picture(picture, "--picture")
     check_writable(target, "--json")
+    page = request.page or target.with_suffix(".html")
     check_writable(page, "--page")
+    if len({path.absolute() for path in (picture, target, page)}) < 3:
+        raise UserError(f"{target}, {page} and {picture}: one file for two of them: choose others with --json, --page")
     one_thread()
     extract = extractor_of(request.extractor) if request.samples else None
     saved = load_checkpoint(request.checkpoint)
@@ -217,7 +219,8 @@ def _measure(
 def progress_bar(each: Each) -> Iterator[Callable[[str, int], Each]]:
     """A bar on stderr while the block runs: ``shown(what, total)`` begins anew and gives an ``each`` that moves it."""
     columns = TextColumn("{task.description:<24}"), BarColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task("")
 
         def advancing(function: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -25,7 +26,7 @@ def adapt_to_folder(checkpoint: Path, images_dir: Path, steps: int, samples: int
     started = time.monotonic()
     one_thread()
     saved = load_checkpoint(checkpoint)
-    out = out or images_dir.absolute().with_name(images_dir.absolute().name + "-generated")
+    out = out or default_out(images_dir)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} exists and is not empty: choose another --out")
     trained = saved.config.data
@@ -61,6 +62,12 @@ def adapt_to_folder(checkpoint: Path, images_dir: Path, steps: int, samples: int
             [("", support[:10], made[:10]), *(("", support[:0], made[i : i + 10]) for i in range(10, samples, 10))]
         ).save(folder / "grid.png")
     print(f"{samples} new images and grid.png in {out} ({steps} steps, {time.monotonic() - started:.1f} s)")
+
+
+def default_out(images_dir: Path) -> Path:
+    """``NAME-generated`` in the folder where one works. Not beside the images: beside class folders it would be a class
+    of their data set."""
+    return Path(f"{Path(os.path.abspath(images_dir)).name}-generated")  # abspath: '.' and '..' have names too
 
 
 def sample_classes_to_file(

@@ -57,7 +57,7 @@ def html_page(values: dict[str, Any], rows: Sequence[Row]) -> str:
         f"split &lsquo;{values['split']}&rsquo;, {values['shots']} images shown of each &middot; metagen "
         f"{values['metagen']}. {escape(values['split_origin'])}"
     )
-    title = f"Evaluation on unseen classes of {escape(values['data'])}"
+    title = f"Evaluation on classes of {escape(values['data'])}"
     return Template(template).substitute(title=title, subtitle=subtitle, body="\n".join(parts))
 
 

@@ -31,8 +31,9 @@ def print_tables(values: dict[str, Any]) -> None:
 
 
 def _losses(values: dict[str, Any], narrow: bool) -> Table:
+    kind = "" if values["split"] == "all" else f"{values['split']} "  # not 'unseen': those of train are seen
     table = _table(
-        f"{values['metric']} on {len(values['classes'])} unseen classes of {values['data']}, {values['shots']} shots "
+        f"{values['metric']} on {len(values['classes'])} {kind}classes of {values['data']}, {values['shots']} shots "
         "(95% interval; lower is better)"
     )
     table.add_column("method", overflow="fold")

@@ -24,6 +24,7 @@ from metagen import checkpoint, quarantine, tasks, work
 from metagen.budget import fit
 from metagen.config import RunConfig
 from metagen.errors import UserError
+from metagen.evaluate import MIN_QUERIES
 from metagen.guard import Diverged
 from metagen.learner import Learner
 from metagen.pool import Pool, one_thread
@@ -266,8 +267,20 @@ def _enough(config: RunConfig, images: ImageSet) -> None:
             f"note: {len(few)} training classes have fewer than {need} images and are not used: {shown}",
             file=sys.stderr,
         )
+    if not len(images.members("train", 0)):
+        raise UserError(
+            f"{images.name}: no class is in split 'train' ({images.split_origin}): add classes, or give the split by "
+            "folders train/, valid/, test/"
+        )
     if not len(images.members("train", need)):
         raise UserError(
             f"{images.name}: no training class has {need} images (episode.shots + episode.queries): "
             "lower them with --set episode.queries=N, or add images"
+        )
+    least = config.episode.shots + MIN_QUERIES
+    if none := [split for split in ("valid", "test") if not len(images.members(split, least))]:
+        print(
+            f"note: no class in split {' nor in '.join(none)} has {least} images, and 'metagen evaluate' needs one in "
+            f"each ({images.split_origin})",
+            file=sys.stderr,
         )

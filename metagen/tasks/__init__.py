@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from metagen.errors import UserError, nearest
-from metagen.registry import imported
+from metagen.errors import UserError
+from metagen.registry import find
 from metagen.tasks.config import DataConfig
 from metagen.tasks.folder import folder, load_class_folder, load_images
 from metagen.tasks.imageset import SPLITS, ImageSet, split_by_hash
@@ -43,10 +43,8 @@ def load(config: DataConfig) -> ImageSet:
     ``config.source`` is a name in ``REGISTRY`` or 'package.module:Class', a callable that takes the
     ``DataConfig`` and returns an ``ImageSet``. Raises ``UserError`` with what to do about it.
     """
-    if config.source in REGISTRY:
-        images = REGISTRY[config.source](config)
-    elif ":" in config.source:
-        images = imported("source", config.source)(config)
+    images = find("source", config.source, REGISTRY)(config)
+    if config.source not in REGISTRY:
         if not isinstance(images, ImageSet):
             raise UserError(f"source {config.source!r} returned {type(images).__name__}, not an ImageSet")
         if (images.channels, images.size) != (config.channels, config.image_size):
@@ -54,9 +52,5 @@ def load(config: DataConfig) -> ImageSet:
                 f"source {config.source!r} gave {images.channels} channels at {images.size} pixels, "
                 f"but the config asks for {config.channels} at {config.image_size}: change the one or the other"
             )
-    else:
-        raise UserError(
-            f"source: unknown {config.source!r}{nearest(config.source, REGISTRY)}, or 'package.module:Class'"
-        )
     pixels, notes = with_polarity(images.images, config.polarity)
     return replace(images, images=pixels, notes=(*images.notes, *notes))

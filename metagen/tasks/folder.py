@@ -17,7 +17,7 @@ import numpy as np
 from metagen.errors import UserError
 from metagen.tasks.config import DataConfig, OnCorrupt
 from metagen.tasks.imageset import SPLITS, Images, ImageSet, check_names, offsets_of, some, split_by_hash
-from metagen.tasks.npz import BY_HASH
+from metagen.tasks.npz import BY_HASH, seen_from
 from metagen.tasks.pixels import CorruptImage, blank, decode, fit, with_polarity
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
@@ -115,7 +115,8 @@ def load_class_folder(path: str | Path, config: DataConfig) -> ImageSet:
 def _root(path: str | Path, layout: str) -> Path:
     root = Path(path).expanduser()
     if not root.is_dir():
-        raise UserError(f"{_shown(root)}: {'is not a folder' if root.exists() else 'no such folder'}; {layout}")
+        missing = f"no such folder{seen_from(root)}"
+        raise UserError(f"{_shown(root)}: {'is not a folder' if root.exists() else missing}; {layout}")
     return root.resolve()
 
 

@@ -54,10 +54,16 @@ def npz(config: DataConfig) -> ImageSet:
     )
 
 
+def seen_from(path: Path) -> str:
+    """Where a relative path was looked for: a run keeps it as it was given, wherever a later command is started."""
+    return "" if path.is_absolute() else f" (seen from {str(Path.cwd())!r})"
+
+
 def read_arrays(path: Path, required: Sequence[str], optional: Sequence[str] = ()) -> dict[str, Array]:
     """The named arrays of an ``.npz``, never unpickled; raises ``UserError`` with the fix."""
     if not path.is_file():
-        raise UserError(f"{path}: {'is not a file' if path.exists() else 'no such file'}; set path to an .npz file")
+        wrong = "is not a file" if path.exists() else f"no such file{seen_from(path)}"
+        raise UserError(f"{path}: {wrong}; set path to an .npz file")
     try:
         if not zipfile.is_zipfile(path):
             raise UserError(f"{path}: not an .npz file, or cut short; write it with numpy.savez")

@@ -208,7 +208,11 @@ def test_images_to_adapt_to(
 def test_data_to_evaluate_on(run_copy: Path, class_folders: Path, tmp_path: Path, metagen: Any) -> None:
     before = sorted(run_copy.rglob("*"))
     _refused(metagen("evaluate", run_copy, "--data", tmp_path / "nothing"), "no such file or folder")
-    _refused(metagen("evaluate", run_copy, "--data", class_folders), "no class in split 'test'", "another --split")
+    _refused(
+        metagen("evaluate", run_copy, "--data", class_folders),
+        "split 'test' has no classes (split given by",
+        "another --split",
+    )
     _refused(metagen("evaluate", run_copy, "--shots", 100), "no class in split 'test' has 105 images", "fewer --shots")
     _refused(metagen("evaluate", run_copy, "--steps", "0,x"), "'0,x'", "whole numbers separated by commas")
     _refused(metagen("evaluate", run_copy, "--steps=-1"), "steps cannot be negative")
@@ -440,4 +444,4 @@ def test_images_that_are_all_in_the_test_split(tiny_yaml: Path, tmp_path: Path, 
     images = np.zeros((20, 16, 16), np.uint8)
     np.savez(path, images=images, labels=np.zeros(20, int), names=np.array(["a"]), split=[2])
     done = metagen("train", tiny_yaml, "--set", f"data.path={path}", "--run-dir", run_dir)
-    _refused(done, "no training class has 5 images", "add images")
+    _refused(done, "no class is in split 'train'", "split given by the file test_only.npz", "add classes")

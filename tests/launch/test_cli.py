@@ -21,6 +21,7 @@ from PIL import Image
 
 from launch.benchmarks.registry import SCRIPTED
 from launch.cli import COMMANDS
+from launch.generators.generation import default_out
 from launch.generators.tables import digits_of
 from launch.preset import presets
 from metagen.checkpoint import load_checkpoint
@@ -252,7 +253,14 @@ def test_the_page_of_an_evaluation_is_one_file_with_all_figures_and_images(run_c
 
 
 @pytest.mark.parametrize(
-    ("option", "name"), [("--picture", "x.foo"), ("--json", "config.yaml/x.json"), ("--page", "checkpoints")]
+    ("option", "name"),
+    [
+        ("--picture", "x.foo"),
+        ("--json", "config.yaml/x.json"),
+        ("--page", "checkpoints"),
+        ("--json", "x.html"),
+        ("--page", "samples.png"),
+    ],
 )
 def test_what_cannot_be_written_is_said_before_the_work_and_nothing_is_written(
     option: str, name: str, run_copy: Path, metagen: Any
@@ -262,6 +270,22 @@ def test_what_cannot_be_written_is_said_before_the_work_and_nothing_is_written(
     assert (done.code, len(done.errors)) == (2, 1)
     assert option in done.errors[0]
     assert sorted(run_copy.rglob("*")) == before
+
+
+def test_a_folder_for_a_file_is_one_line(run_copy: Path, metagen: Any) -> None:
+    done = metagen("evaluate", run_copy, "--json", ".")
+    assert (done.code, done.errors) == (2, ["error: .: is a folder: name a file with --json"])
+
+
+@pytest.mark.parametrize(("split", "kind"), [("train", "on 1 train classes of"), ("all", "on 1 classes of")])
+def test_classes_that_were_trained_on_are_not_called_unseen(
+    split: str, kind: str, run_copy: Path, metagen: Any
+) -> None:
+    done = metagen("evaluate", run_copy, "--tasks", 1, "--steps", 0, "--samples", 0, "--split", split)
+    assert done.code == 0
+    assert kind in " ".join(done.out.split())
+    assert "unseen" not in done.out + (run_copy / "evaluation.html").read_text()
+    assert "" not in done.err.splitlines()  # none of a bar that nobody sees
 
 
 def test_a_folder_is_evaluated_as_the_model_was_trained_on_it(tiny_yaml: Path, tmp_path: Path, metagen: Any) -> None:
@@ -285,7 +309,7 @@ def test_a_folder_is_evaluated_as_the_model_was_trained_on_it(tiny_yaml: Path, t
     assert found[0] == found[1]
 
 
-def test_without_validation_classes_the_message_says_which_split_wants_some(
+def test_without_validation_classes_training_says_so_and_the_message_which_split_wants_some(
     tiny_yaml: Path, tmp_path: Path, tiny_images: ImageSet, metagen: Any
 ) -> None:
     file, none = tmp_path / "none.npz", np.where(tiny_images.split == 1, 0, tiny_images.split)
@@ -294,7 +318,9 @@ def test_without_validation_classes_the_message_says_which_split_wants_some(
     np.savez(file, images=tiny_images.images[:, 0], labels=labels, names=names, split=none)
     run = tmp_path / "run"
     data = f"data={{source: npz, path: {file}, image_size: 16}}"
-    assert metagen("train", tiny_yaml, "--set", data, "--steps", 2, "--run-dir", run).code == 0
+    done = metagen("train", tiny_yaml, "--set", data, "--steps", 2, "--run-dir", run)
+    assert done.code == 0
+    assert "note: no class in split valid has 8 images, and 'metagen evaluate' needs one in each" in done.err
     done = metagen("evaluate", run, "--steps", "0", "--samples", 0, "--tasks", 1)
     assert (done.code, len(done.errors)) == (2, 1)
     assert "no validation class" in done.errors[0]
@@ -370,18 +396,32 @@ def test_adapting_writes_new_images_and_a_grid(run_copy: Path, own_images: Path,
             assert (image.size, image.mode) == ((16, 16), "L")
 
 
-def test_adapting_is_repeatable_and_by_default_beside_the_images(
-    run_copy: Path, own_images: Path, tmp_path: Path, metagen: Any
+def test_adapting_is_repeatable_and_by_default_writes_where_one_works(
+    run_copy: Path, own_images: Path, tmp_path: Path, metagen: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Never among class folders, whose data set it would join."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    beside = sorted(own_images.parent.iterdir())
     assert metagen("adapt", run_copy, own_images, "--samples", 2).code == 0
     assert metagen("adapt", run_copy, own_images, "--samples", 2, "--out", tmp_path / "again").code == 0
     assert metagen("adapt", run_copy, own_images, "--samples", 2, "--seed", 1, "--out", tmp_path / "other").code == 0
     first, again, other = (
         [(folder / f"00{n}.png").read_bytes() for n in range(2)]
-        for folder in (own_images.with_name("mine-generated"), tmp_path / "again", tmp_path / "other")
+        for folder in (Path("mine-generated"), tmp_path / "again", tmp_path / "other")
     )
+    assert sorted(own_images.parent.iterdir()) == sorted([*beside, tmp_path / "again", tmp_path / "other"])
     assert first == again
     assert first != other
+
+
+@pytest.mark.parametrize("words", ["", ".", "inside/..", "../mine/"])
+def test_a_folder_named_by_dots_gives_new_images_its_own_name(
+    words: str, own_images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(own_images)
+    assert default_out(Path(words)) == Path("mine-generated")
+    assert default_out(Path("/")) == Path("-generated")  # whatever it is called, no crash
 
 
 def test_of_one_image_new_ones_are_made_without_adapting_and_that_is_said(

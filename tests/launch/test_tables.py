@@ -26,7 +26,7 @@ def _values() -> dict[str, Any]:
         for name in (*METHODS, "copycat", "real")
     }
     samples = {"images": 72, "steps": 20, "extractor": "strokes", "methods": made}
-    shown = {"metric": "loss", "classes": {"a": 0}, "data": "tiny", "shots": 5, "steps": steps}
+    shown = {"metric": "loss", "classes": {"a": 0}, "data": "tiny", "split": "test", "shots": 5, "steps": steps}
     return {**shown, "methods": methods, "samples": samples}
 
 

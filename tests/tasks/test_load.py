@@ -44,8 +44,20 @@ def own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def test_an_unknown_source_suggests_the_nearest() -> None:
-    with pytest.raises(UserError, match="unknown 'pictogram'; did you mean 'pictograms'"):
+    with pytest.raises(UserError, match="unknown source 'pictogram'; did you mean 'pictograms'"):
         load(DataConfig(source="pictogram"))
+
+
+@pytest.mark.parametrize("source", ["folder", "npz"])
+def test_a_relative_path_that_leads_nowhere_says_from_where(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run keeps it as it was given: seen from elsewhere it is another."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=rf"^mine: no such \w+ \(seen from '{tmp_path}'\); "):
+        load(DataConfig(source=source, path="mine"))
+    with pytest.raises(UserError, match=rf"^{tmp_path}/mine: no such \w+; "):
+        load(DataConfig(source=source, path=str(tmp_path / "mine")))
 
 
 def test_a_source_of_ones_own_is_found_by_name(own_module: str) -> None:
