@@ -36,7 +36,7 @@ def start_ray(address: str | None, crews: Sequence[Crew], check: Check | None = 
     is started here, or once the cluster is joined. By default the least actors must have room.
 
     Without an address the environment's ``RAY_ADDRESS`` counts, which Ray sets for the jobs of a cluster.
-    Raises ``UserError`` if there is no cluster there, or it refuses the token.
+    Raises ``UserError`` if there is no cluster there, or it refuses the token, or Ray does not start here.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -108,9 +108,20 @@ def _start_local(cores: int, preload: bool) -> None:
         os.environ.setdefault("RAY_preload_python_modules", "cluster.actor")
     with _on_loopback():
         # "local": a cluster that happens to run on this machine is joined only if it is asked for.
-        ray.init(
-            address="local", num_cpus=cores, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
-        )
+        try:
+            ray.init(
+                address="local",
+                num_cpus=cores,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+        except Exception as error:  # Ray raises a bare one where its processes take too long
+            first = str(error).split(". ")[0] or type(error).__name__
+            raise UserError(
+                f"Ray does not start on this machine ({first}): look with 'metagen doctor', try again when the machine "
+                "is less busy, or use --pool serial"
+            ) from error
     _started_here = True
 
 

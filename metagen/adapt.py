@@ -115,7 +115,14 @@ class Problem:
             "images": torch.stack([look.images for look in looks]).to(device),
             "draw": {name: torch.stack([look.noise[name] for look in looks]).to(device) for name in looks[0].noise},
         }
-        losses, slopes = self.network.gradients(loss, torch.stack([look.parameters for look in looks]), inputs)
+        try:
+            losses, slopes = self.network.gradients(loss, torch.stack([look.parameters for look in looks]), inputs)
+        except RuntimeError as error:
+            error.add_note(
+                f"Several tasks were computed at once, under torch.vmap. If that is why, set 'batched = False' in "
+                f"{type(self.family).__name__}, or 'together: 1' in the config."
+            )
+            raise
         return list(zip(losses.tolist(), slopes.unbind(), strict=True))
 
     def gradient(self, parameters: Tensor, condition: Condition, images: Tensor, noise: Noise) -> Slope:

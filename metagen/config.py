@@ -16,7 +16,7 @@ from metagen.flat import named
 from metagen.generators import ArchitectureConfig
 from metagen.guard import GuardConfig
 from metagen.outer import OuterConfig
-from metagen.registry import find, options_of
+from metagen.registry import check_whole, find, options_of
 from metagen.strict import Strict
 from metagen.tasks.augment import AugmentConfig
 from metagen.tasks.config import CategoriesConfig, DataConfig
@@ -216,9 +216,11 @@ class RunConfig(Strict):
             if self.together not in ("auto", 1) and not getattr(family, "batched", True):
                 raise UserError(f"together: family {self.generator.family} computes one task at a time: use 1 or auto")
             policy = find("policy", self.policy.name, policies.REGISTRY)
+            check_whole("policy", self.policy.name, policy)
             chosen = options_of("policy", policy, self.policy.options)
             for phase in self.phases:
                 estimator = find("estimator", phase.estimator, algorithms.REGISTRY)
+                check_whole("estimator", phase.estimator, estimator)
                 options = options_of(f"estimator {phase.estimator}", estimator, phase.options)
                 subset = self.policy.adapt != ALL
                 reason = refusal(estimator, family, policy, self.policy.proximal, subset)
@@ -282,6 +284,8 @@ class RunConfig(Strict):
     @property
     def dtype(self) -> torch.dtype:
         """What networks compute in; the precision must have been resolved (see ``precision.py``)."""
+        if self.precision == "auto":
+            raise ValueError("precision: auto has not been measured yet: call metagen.precision.resolve first")
         return {"bf16": torch.bfloat16, "fp32": torch.float32}[self.precision]
 
     @property

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
+from inspect import isroutine
 from typing import Any
 
 from metagen.errors import UserError, nearest
 from metagen.strict import Strict
+
+MEMBERS = {
+    "family": ("channels", "image_size", "metric", "build", "draw", "losses", "scores", "sample"),
+    "policy": ("initial", "wants_halves", "step", "hypergradient", "describe"),
+    "estimator": ("estimate",),
+}
+"""What a part of each kind must have, whoever wrote it."""
 
 
 def find(kind: str, name: str, table: Mapping[str, Any]) -> Any:
@@ -39,6 +47,16 @@ def imported(kind: str, name: str) -> Any:
     if not callable(found):
         raise UserError(f"{kind}: {name!r} is not callable: name a class or a function")
     return found
+
+
+def check_whole(kind: str, name: str, part: object) -> None:
+    """Raise ``UserError`` if a class of a user's own, or what it made, lacks members of its kind.
+
+    Before a run, which may come to need them after hours. A function that makes the part is taken at its word.
+    """
+    missing = [member for member in MEMBERS[kind] if not hasattr(part, member)]
+    if missing and not isroutine(part):
+        raise UserError(f"{kind} {name!r} lacks {', '.join(missing)}: see docs/extending.md")
 
 
 def options_of(kind: str, entry: Any, values: Mapping[str, Any]) -> Any:

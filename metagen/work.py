@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from metagen import algorithms, policies
 from metagen.adapt import Problem
-from metagen.algorithms import Estimator
+from metagen.algorithms import Estimate, Estimator
 from metagen.config import ALL, PhaseConfig, RunConfig
 from metagen.errors import UserError
 from metagen.flat import FlatNetwork
@@ -98,11 +98,24 @@ def device_of(config: RunConfig) -> torch.device:
 
 
 def initialised(family: Family, seed: int) -> nn.Module:
-    """A family's network with weights that depend on ``seed`` alone."""
+    """A family's network with weights that depend on ``seed`` alone; raises ``UserError`` for layers whose outputs
+    depend on more than weights and inputs."""
     # torch's layers initialise from the global generator: lend it a state and put the old one back.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for(seed, "initial weights"))
-        return family.build()
+        network = family.build()
+    if found := [f"{type(part).__name__} {name!r}" for name, part in network.named_modules() if _wayward(part)]:
+        raise UserError(
+            f"family {type(family).__name__}: its network has {', '.join(found[:3])}, and what such layers draw or "
+            "remember does not travel with the parameters: use GroupNorm in place of BatchNorm, and no Dropout"
+        )
+    return network
+
+
+def _wayward(part: nn.Module) -> bool:
+    """Whether a layer draws from the global generator, or keeps statistics of the batches that it has seen."""
+    dropout = isinstance(part, nn.modules.dropout._DropoutNd) and part.p > 0
+    return dropout or isinstance(part, nn.modules.batchnorm._BatchNorm) or getattr(part, "track_running_stats", False)
 
 
 def plan(config: RunConfig, step: int, version: int) -> list[WorkItem]:
@@ -131,6 +144,7 @@ def run(parts: Parts, item: WorkItem, snapshot: Snapshot, worker: str = "") -> W
     noises = [torch_generator(item.seed, "noise", item.step, item.index, slot) for slot in range(len(episodes))]
     theta, vector = unpacked(snapshot.theta).to(device), unpacked(snapshot.policy).to(device)
     estimate = parts.estimators[item.phase].estimate(parts.problem, theta, parts.policy, vector, episodes, noises)
+    _check(estimate, theta, vector)
     gradient = packed(estimate.gradient, parts.problem.network.dtype)
     update = packed(estimate.policy_gradient, torch.float32)
     return WorkResult(
@@ -148,3 +162,15 @@ def run(parts: Parts, item: WorkItem, snapshot: Snapshot, worker: str = "") -> W
         estimate.experiences,
         finite(gradient) and finite(update),
     )
+
+
+def _check(estimate: Estimate, theta: Tensor, vector: Tensor) -> None:
+    """Raise ``ValueError`` for an estimate that would be applied wrongly, or not at all: where it was made."""
+    if "loss" not in estimate.metrics:
+        raise ValueError(
+            f"an estimator's metrics must hold 'loss'; these hold {', '.join(estimate.metrics) or 'nothing'}"
+        )
+    pairs = {"meta-gradient": (estimate.gradient, theta), "policy update": (estimate.policy_gradient, vector)}
+    for what, (given, wanted) in pairs.items():
+        if given.shape != wanted.shape and not estimate.probes:  # a single number would be added everywhere
+            raise ValueError(f"an estimator gave a {what} {[*given.shape]} where {[*wanted.shape]} is needed")

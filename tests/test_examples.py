@@ -22,13 +22,23 @@ def _blocks(page: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", (DOCS / page).read_text(), re.DOTALL | re.MULTILINE)
 
 
+NO_METRIC = """
+class NoMetric:
+    from mine import Predict
+    Options = Predict.Options
+    def __init__(self, arch, options, channels, image_size):
+        self.channels, self.image_size = channels, image_size
+    build = draw = losses = scores = sample = None
+"""
+
+
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A user's folder: the family, policy and estimator of one page, the task source of another, and a config."""
     folder = tmp_path_factory.mktemp("project")
     (folder / "mine.py").write_text("\n\n".join(_blocks("extending.md", "python")))
     [stars] = [block for block in _blocks("own-data.md", "python") if "def stars(" in block]
-    (folder / "stars.py").write_text(stars)
+    (folder / "stars.py").write_text(stars + NO_METRIC)
     [config] = [yaml.safe_load(block) for block in _blocks("extending.md", "yaml")]
     config |= {
         "data": {"source": "stars:stars", "image_size": 16},
@@ -82,6 +92,12 @@ def test_a_family_a_policy_an_estimator_and_a_task_source_of_ones_own_run_on_act
         ("generator.options.sample_stepz=3", "did you mean 'sample_steps'?"),
         ("generator.family=mine:Perdict", "mine has no 'Perdict'; did you mean 'Predict'?"),
         ("data.image_size=17", "image_size 17 is not a multiple of 2"),
+        (
+            "policy.name=mine:LastStep",
+            "policy 'mine:LastStep' lacks initial, wants_halves, step, hypergradient, describe",
+        ),
+        ("phases.0.estimator=mine:Decay", "estimator 'mine:Decay' lacks estimate"),
+        ("generator.family=stars:NoMetric", "family 'stars:NoMetric' lacks metric"),
     ],
 )
 def test_a_mistake_in_a_part_of_ones_own_is_found_before_the_run(change: str, message: str, metagen: Any) -> None:

@@ -118,3 +118,18 @@ def test_a_damaged_memory_is_measured_again(tiny_config: Any, tmp_path: Path, mo
     (tmp_path / "metagen" / "paths.json").write_text('{"half')
     assert paths.choose(_several(tiny_config)) in (1, 4)
     assert json.loads((tmp_path / "metagen" / "paths.json").read_text())
+
+
+def test_losses_that_cannot_be_computed_at_once_say_what_to_set(tiny_config: Any, monkeypatch: Any) -> None:
+    problem = _problem(tiny_config, "unet", "fp32")
+    losses = type(problem.family).losses
+
+    def looked_at(self: Any, network: Any, condition: Any, images: Any, draw: Any) -> Any:
+        found = losses(self, network, condition, images, draw)
+        return found * (1 if found.mean().item() > 0 else 2)
+
+    monkeypatch.setattr(type(problem.family), "losses", looked_at)
+    _estimate(problem, ESTIMATORS["fomaml"], together=1)
+    with pytest.raises(RuntimeError, match="vmap") as caught:
+        _estimate(problem, ESTIMATORS["fomaml"], together=4)
+    assert "set 'batched = False' in Flow, or 'together: 1'" in caught.value.__notes__[0]

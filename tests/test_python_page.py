@@ -16,6 +16,8 @@ CHECKS = """
 assert made.shape == (8, 1, 16, 16)
 assert learned.shape == adam.shape
 assert len(result.gradient) == len(parameters) == learner.layout.size
+assert len(gradient) == problem.network.layout.size
+assert family.sample(problem.network.module, condition, 2, rng).shape == (1, 2, 1, 16, 16)
 """
 
 

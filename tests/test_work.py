@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from metagen import tasks, work
 from metagen.adapt import Problem
@@ -249,3 +249,54 @@ def test_outlines_and_skeletons_are_what_morphology_says() -> None:
     assert not skeleton[0, 0, 6:10, [5, 6, 8, 9]].any()
     assert not (skeleton & (bar < 0)).any()
     assert torch.equal(_skeletons(rim), rim)
+
+
+class Stray(Recorder):
+    """An estimator whose estimate is not what the learner needs."""
+
+    def __init__(self, gradient: int | None, update: int | None, metrics: dict[str, float]) -> None:
+        super().__init__()
+        self.gradient, self.update, self.metrics = gradient, update, metrics
+
+    def estimate(self, *given: Any, **named: Any) -> Estimate:
+        right = super().estimate(*given, **named)
+        gradient = right.gradient if self.gradient is None else torch.zeros(self.gradient)
+        update = right.policy_gradient if self.update is None else torch.zeros(self.update)
+        return Estimate(gradient, update, self.metrics)
+
+
+@pytest.mark.parametrize(
+    ("stray", "message"),
+    [
+        (Stray(1, None, {"loss": 0.0}), r"a meta-gradient \[1\] where \["),
+        (Stray(None, 1, {"loss": 0.0}), r"a policy update \[1\] where \["),
+        (Stray(None, None, {"error": 0.0}), "metrics must hold 'loss'; these hold error"),
+    ],
+)
+def test_an_estimate_that_would_be_applied_wrongly_is_refused_where_it_is_made(
+    stray: Stray, message: str, learner_and_parts: tuple[Learner, work.Parts]
+) -> None:
+    learner, parts = learner_and_parts
+    parts = dataclasses.replace(parts, estimators=(stray,) * len(parts.config.phases))
+    [item, *_] = work.plan(parts.config, 0, 0)
+    with pytest.raises(ValueError, match=message):
+        work.run(parts, item, learner.snapshot())
+
+
+@pytest.mark.parametrize("layer", [nn.BatchNorm2d(4), nn.Dropout(0.1), nn.InstanceNorm2d(4, track_running_stats=True)])
+def test_a_network_that_draws_or_remembers_by_itself_is_refused(layer: nn.Module, toy_problem: Any) -> None:
+    family = toy_problem().family
+    family.build = lambda: nn.Sequential(nn.Linear(4, 4), layer)
+    with pytest.raises(UserError, match=f"{type(layer).__name__} '1', and what such layers draw or remember"):
+        work.initialised(family, 0)
+
+
+def test_layers_that_do_neither_are_taken(toy_problem: Any) -> None:
+    family = toy_problem().family
+    family.build = lambda: nn.Sequential(nn.Dropout(0.0), nn.GroupNorm(1, 4), nn.InstanceNorm2d(4), nn.LayerNorm(4))
+    work.initialised(family, 0)
+
+
+def test_a_config_that_was_not_measured_says_what_to_call(tiny_config: Any, tiny_images: tasks.ImageSet) -> None:
+    with pytest.raises(ValueError, match=r"call metagen\.precision\.resolve"):
+        work.build(tiny_config("precision=auto"), tiny_images)

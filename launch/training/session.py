@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -192,12 +192,19 @@ def _drive(
         set_aside(error.quarantined)
         journal.write("failed", step=learner.state.step, error=str(error))
         raise
-    except OSError as error:  # from TensorBoard's writer; checkpoints report for themselves
-        if error.errno not in DISK_ERRORS:
-            raise
-        raise UserError(
-            f"{folder}: cannot be written ({error.strerror}): free some space, then 'metagen resume {folder}'"
-        ) from None
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in DISK_ERRORS:  # TensorBoard's; checkpoints report themselves
+            raise UserError(
+                f"{folder}: cannot be written ({error.strerror}): free some space, then 'metagen resume {folder}'"
+            ) from None
+        # Actors that are gone, or a bug in a part of one's own, spoil no step that was taken.
+        step, said = learner.state.step, str(error) if isinstance(error, UserError) else repr(error)
+        with suppress(UserError):  # of a disk that refuses: the first error is the one to tell
+            journal.write("failed", step=step, error=said)
+            if saved < step:
+                save(f"step-{step:06d}", to_save(learner, pool))
+                console.line(f"failed after step {step} of {config.steps}: continue with 'metagen resume {folder}'")
+        raise
     finally:
         pool.close()
     step = learner.state.step

@@ -13,7 +13,7 @@ from metagen.generators.family import Condition, Draw, Family
 from metagen.generators.flow import Flow
 from metagen.generators.gan import Gan
 from metagen.generators.vae import Vae
-from metagen.registry import find, options_of
+from metagen.registry import check_whole, find, options_of
 
 REGISTRY: dict[str, Any] = {
     "flow": Flow,
@@ -28,9 +28,11 @@ REGISTRY: dict[str, Any] = {
 def family_of(
     name: str, architecture: ArchitectureConfig, options: Mapping[str, Any], channels: int, image_size: int
 ) -> Family:
-    """The family called ``name``; raises ``UserError`` for an unknown name or option, ``ValueError`` for a misfit."""
+    """The family called ``name``; raises ``UserError`` for an unknown name or option or for members that it lacks,
+    ``ValueError`` for a misfit."""
     entry = find("family", name, REGISTRY)
     family: Family = entry(architecture, options_of("family", entry, options), channels, image_size)
+    check_whole("family", name, family)
     return family
 
 

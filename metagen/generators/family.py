@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -78,26 +79,30 @@ class Family(Protocol):
     """Whether a batch of networks can compute the losses (``torch.vmap``): not where what is computed depends on the
     numbers that were drawn."""
 
+    @abstractmethod
     def build(self) -> nn.Module:
         """A new network, initialised from torch's generator as it stands."""
-        raise NotImplementedError
+        ...
 
+    @abstractmethod
     def draw(self, count: int, rng: torch.Generator) -> Draw:
         """The random numbers of ``count`` losses, on the CPU."""
-        raise NotImplementedError
+        ...
 
+    @abstractmethod
     def losses(self, network: nn.Module, condition: Condition, images: Tensor, draw: Draw) -> Tensor:
         """One loss an image: ``images [B, C, H, W]`` in [-1, 1] and a draw of ``B`` give float32 ``[B]``.
 
         A float64 network, which tests use, gives float64.
         """
-        raise NotImplementedError
+        ...
 
     @torch.no_grad()
     def scores(self, network: nn.Module, condition: Condition, images: Tensor, draw: Draw) -> Tensor:
         """What evaluation measures, one an image: float32 ``[B]``, lower is better. Here: the training losses."""
         return self.losses(network, condition, images, draw)
 
+    @abstractmethod
     def sample(self, network: nn.Module, condition: Condition, count: int, rng: torch.Generator) -> Tensor:
         """``count`` new images for each group: ``[T, count, C, H, W]`` in [-1, 1]."""
-        raise NotImplementedError
+        ...

@@ -12,7 +12,10 @@ from typing import Any
 
 import pytest
 
+from launch.training.log import LOG, events
+from metagen import work
 from metagen.checkpoint import checkpoints, load_checkpoint
+from metagen.records import WorkItem, WorkResult
 from metagen.state import MetaState
 
 LONG = ["--set", "phases.0.steps=40", "--set", "phases.1.steps=10", "--set", "log.checkpoint_every=1"]
@@ -53,6 +56,31 @@ def test_a_killed_run_resumes_to_the_same_end(
     assert done.code == 0
     assert_same_state(load_checkpoint(folder / "checkpoints" / "final").state, uninterrupted)
     assert not list((folder / "checkpoints").glob(".*"))
+
+
+def test_a_run_that_fails_keeps_the_steps_it_took(
+    tiny_yaml: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, metagen: Any, assert_same_state: Any
+) -> None:
+    """A bug in a part of one's own comes with the phase that it is for, after hours: mended, the run goes on."""
+    train = ("train", tiny_yaml, "--pool", "serial", "--set", "log.checkpoint_every=1000", "--run-dir")
+    assert metagen(*train, tmp_path / "whole").code == 0
+    folder, run = tmp_path / "run", work.run
+
+    def fails(parts: work.Parts, item: WorkItem, *rest: Any, **named: Any) -> WorkResult:
+        if item.phase == 1:
+            raise ZeroDivisionError("a bug in the estimator")
+        return run(parts, item, *rest, **named)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(work, "run", fails)
+        with pytest.raises(ZeroDivisionError, match="a bug in the estimator"):
+            metagen(*train, folder)
+    assert load_checkpoint(folder).state.step == 3
+    [failed] = [event for _, event in events(folder / LOG) if event["event"] == "failed"]
+    assert failed["step"] == 3
+    assert "a bug in the estimator" in failed["error"]
+    assert metagen("resume", folder).code == 0
+    assert_same_state(load_checkpoint(folder).state, load_checkpoint(tmp_path / "whole").state)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
