@@ -6,7 +6,8 @@ training runs whole runs too (the pigeonhole bootstrap, Owen 2007, arXiv:0711.40
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +24,10 @@ Report = dict[str, object]
 
 
 def interval(values: Values, seed: int = 0) -> dict[str, float]:
-    """``mean`` of ``values [classes]`` or ``[runs, classes]``; ``low`` and ``high`` of its 95% bootstrap interval."""
+    """``mean`` of ``values [classes]`` or ``[runs, classes]``; ``low`` and ``high`` of its 95% bootstrap interval.
+
+    Values may be infinite, as losses of what has diverged are; the ends are then infinite too, or one of the means.
+    """
     values, rng = np.atleast_2d(values), numpy_generator(seed, "bootstrap")
     runs, classes = values.shape
     columns = rng.integers(classes, size=(RESAMPLES, classes))
@@ -32,8 +36,21 @@ def interval(values: Values, seed: int = 0) -> dict[str, float]:
     else:
         rows = rng.integers(runs, size=(RESAMPLES, runs))
         means = values[rows[:, :, None], columns[:, None, :]].mean((1, 2))
-    low, high = np.percentile(means, _TAILS)
+    # Between a number and infinity there is nothing to interpolate.
+    low, high = np.percentile(means, _TAILS, method="linear" if np.isfinite(means).all() else "inverted_cdf")
     return {"mean": float(values.mean()), "low": float(low), "high": float(high)}
+
+
+def paired(mine: Values, others: Values) -> dict[str, float]:
+    """``interval`` of the differences ``mine - others``; nan where the two of a pair are infinite alike."""
+    with np.errstate(invalid="ignore"):
+        return interval(mine - others)
+
+
+def bounds(intervals: Iterable[Mapping[str, float]]) -> tuple[float, float]:
+    """The least and the greatest finite end: what a chart of ``intervals`` spans; (0, 0) if there is none."""
+    ends = [end for each in intervals for end in (each["low"], each["high"]) if math.isfinite(end)]
+    return min(ends, default=0.0), max(ends, default=0.0)
 
 
 def around(value: float, again: Callable[[NDArray[np.int64]], float], classes: int, seed: int = 0) -> dict[str, float]:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from metagen.adapt import Problem, adapt
-from metagen.bootstrap import Values, by_class, interval
+from metagen.bootstrap import Values, by_class, paired
 from metagen.checkpoint import Checkpoint
 from metagen.errors import UserError
 from metagen.generators import Condition
@@ -172,7 +172,8 @@ def report(bench: Bench, losses: Mapping[str, Losses], steps: Sequence[int]) -> 
             "query_loss": {str(k): by_class(table[:, i], names, categories) for i, k in enumerate(steps)}
         }
         if method != "meta" and "meta" in losses:
-            entry["meta_minus_this"] = {str(k): interval((losses["meta"] - table)[:, i]) for i, k in enumerate(steps)}
+            mine = losses["meta"]
+            entry["meta_minus_this"] = {str(k): paired(mine[:, i], table[:, i]) for i, k in enumerate(steps)}
         out[method] = entry
     return out
 

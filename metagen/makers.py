@@ -14,6 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from metagen.errors import UserError
 from metagen.evaluate import Bench, Method, generate, visible
 from metagen.processes import Each, Shared
 from metagen.seeding import torch_generator
@@ -44,7 +45,10 @@ class Gallery:
 
 
 def galleries(bench: Bench, count: int) -> list[Gallery]:
-    """The classes of ``bench``, with ``count`` images to compare with and as many spare, or half of what there is."""
+    """The classes of ``bench``, with ``count`` images to compare with and as many spare, or half of what there is.
+
+    Raises ``UserError`` for a class whose images are all the same: nothing is like them or unlike them.
+    """
     found = []
     for index in bench.classes:
         name = bench.images.classes[index]
@@ -53,6 +57,11 @@ def galleries(bench: Bench, count: int) -> list[Gallery]:
         # The same draw as the bench's episode, and on: the support is the same.
         rng = torch_generator(bench.seed, "test", name)
         episode = sample_episode(bench.images, index, bench.shots, 2 * each, rng)
+        if bool((episode.query == episode.query[0]).all()):
+            raise UserError(
+                f"{bench.images.name}: the images of class {name!r} that are not shown are all the same, which no new "
+                "image can be compared with: add others or leave the class out"
+            )
         reference, spare = episode.query.split(each)
         found.append(Gallery(name, bench.category(index), episode.support, reference, spare))
     return found

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from metagen.adapt import adapt
 from metagen.evaluate import Bench, Method
-from metagen.policies import Run
+from metagen.policies import Run, Solver
 from metagen.policies.rules import safe_root
 from metagen.seeding import torch_generator
 
@@ -40,7 +40,8 @@ def picks(method: Method, bench: Bench, steps: int) -> Iterator[Pick]:
         run = Run(method.vector, layers)
         rng = torch_generator(bench.seed, "adaptation", name)
         path = [s.parameters for s in adapt(method.problem, method.theta, support, method.policy, run, steps, rng)]
-        share = method.problem.share(len(support), method.vector)
+        solves = isinstance(method.policy, Solver)  # and takes no steps that could be smaller
+        share = 1.0 if solves else method.problem.share(len(support), method.vector)
         sizes = [size + math.log(share) for size in run.log_sizes] if share else []
         if share and not sizes:
             moves = [after - before for before, after in pairwise(path) if after is not before]

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from metagen.bootstrap import around, by_class, interval, members
+from metagen.bootstrap import around, bounds, by_class, interval, members, paired
 
 
 def test_a_bootstrap_interval_covers_the_mean_as_often_as_it_says() -> None:
@@ -20,6 +20,17 @@ def test_an_interval_is_the_same_every_time_and_of_one_value_a_point() -> None:
     values = np.random.default_rng(1).random(12)
     assert interval(values) == interval(values)
     assert interval(np.full(5, 0.25)) == {"mean": 0.25, "low": 0.25, "high": 0.25}
+
+
+def test_losses_that_diverged_leave_no_end_without_a_number() -> None:
+    """Of four classes one is infinite: most draws hold it, some do not."""
+    found = interval(np.array([0.1, 0.2, 0.3, np.inf]))
+    assert found["mean"] == found["high"] == np.inf
+    assert 0.1 <= found["low"] <= 0.3
+    assert interval(np.full(3, np.inf)) == dict.fromkeys(("mean", "low", "high"), np.inf)
+    assert np.isnan(paired(np.array([np.inf, 0.1]), np.array([np.inf, 0.2]))["mean"])
+    assert paired(np.array([np.inf, 0.1]), np.array([0.3, 0.2]))["mean"] == np.inf
+    assert bounds([found, interval(np.array([0.5]))]) == (found["low"], 0.5)
 
 
 def test_one_run_is_no_different_for_being_in_a_list() -> None:

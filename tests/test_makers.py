@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from metagen.errors import UserError
 from metagen.evaluate import Bench, Method, choose_classes
 from metagen.makers import Adapted, Copycat, Maker, Real, galleries, made_by
 from metagen.tasks import ImageSet
@@ -32,6 +33,14 @@ def test_a_gallery_is_the_benchs_support_and_two_equal_parts_of_other_real_image
 
 def test_a_class_with_few_images_is_halved(bench: Bench) -> None:
     assert [len(gallery.reference) for gallery in galleries(bench, 100)] == [6, 6, 6]  # 16 images, 3 of them shown
+
+
+def test_a_class_of_one_image_many_times_is_refused_by_name(bench: Bench) -> None:
+    pixels, index = bench.images.images.copy(), bench.classes[1]
+    pixels[bench.images.offsets[index] : bench.images.offsets[index + 1]] = 7
+    same = dataclasses.replace(bench, images=dataclasses.replace(bench.images, images=pixels))
+    with pytest.raises(UserError, match=f"class '{bench.images.classes[index]}' that are not shown are all the same"):
+        galleries(same, 4)
 
 
 def test_categories_are_the_domains_or_those_given(bench: Bench) -> None:

@@ -63,6 +63,13 @@ def test_with_fewer_images_than_trained_at_the_sizes_are_those_that_were_taken(
             assert torch.allclose(10**pick.log10_sizes, torch.full((2, 2), 0.5e-3), rtol=1e-4)
 
 
+def test_a_policy_that_solves_does_so_with_any_number_of_images(toy_problem: Any, bench: Bench) -> None:
+    single = dataclasses.replace(bench, shots=1)
+    found = list(picks(_method(toy_problem, _policy("ridge"), shots=3), single, steps=2))
+    assert all(len(pick.log10_sizes) == 2 for pick in found)
+    assert all(float(pick.log10_sizes[0, -1]) > -6 for pick in found), "the last layer moves"
+
+
 def test_a_policy_that_stops_early_picks_fewer_steps(toy_problem: Any, bench: Bench) -> None:
     found = list(picks(_method(toy_problem, _policy("stochastic", counts=[2])), bench, steps=6))
     assert [len(pick.log10_sizes) for pick in found] == [2, 2, 2]

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw, ImageFont
 
+from metagen.bootstrap import bounds
+
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM, LEGEND = 620, 420, 76, 20, 40, 50, 24
 PAPER, INK, GRID = (255, 255, 255), (40, 44, 52), (222, 226, 232)
 COLOURS = (
@@ -60,17 +62,16 @@ def _panel(
     x_title: str,
     y_title: str,
 ) -> None:
-    low = min(cell["low"] for line in lines for cell in line.cells)
-    high = max(cell["high"] for line in lines for cell in line.cells)
+    low, high = bounds(cell for line in lines for cell in line.cells)
     places = sorted({x for line in lines for x in line.x})
     span = (high - low) or 1.0
 
     def at(x: int, y: float) -> tuple[float, float]:
-        """Places are evenly apart: they grow as powers do."""
+        """Places are evenly apart: they grow as powers do. What has diverged lies at the top."""
         across = places.index(x) / max(1, len(places) - 1)
         return (
             corner[0] + LEFT + across * (WIDTH - LEFT - RIGHT),
-            corner[1] + TOP + (1 - (y - low) / span) * (HEIGHT - TOP - BOTTOM),
+            corner[1] + TOP + (1 - (min(y, high) - low) / span) * (HEIGHT - TOP - BOTTOM),
         )
 
     for share in (0, 0.25, 0.5, 0.75, 1):

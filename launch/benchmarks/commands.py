@@ -20,8 +20,8 @@ def benchmark() -> None:
     """
 
 
-def _positive(default: int) -> dict[str, Any]:
-    return {"type": click.IntRange(min=1), "default": default, "show_default": True}
+def _positive(default: int, least: int = 1) -> dict[str, Any]:
+    return {"type": click.IntRange(min=least), "default": default, "show_default": True}
 
 
 @benchmark.command("few-shot")
@@ -38,7 +38,7 @@ def _positive(default: int) -> dict[str, Any]:
 @click.option("--classes", **_positive(100), help="Test classes of each data set.")
 @click.option("--curve-classes", **_positive(16), help="Of them, for the speed-up.")
 @click.option("--sample-classes", **_positive(50), help="Of them, for new images.")
-@click.option("--samples", **_positive(8), help="New images of each class.")
+@click.option("--samples", **_positive(8, 2), help="New images of each class.")
 @click.option("--tuning-classes", **_positive(8), help="Validation classes that step sizes are tuned on.")
 @click.option("--workers", type=click.IntRange(min=1), help="Processes.  [default: one a core]")
 def few_shot(workers: int | None, out: Path | None, domains: str, shots: str, **options: Any) -> None:

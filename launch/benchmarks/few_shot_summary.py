@@ -14,7 +14,7 @@ from launch.benchmarks.models import MODELS, passes_of
 from launch.benchmarks.speedup import HORIZON, STEPS, Curve, speed_up
 from launch.training.log import LOG, events
 from metagen import tasks
-from metagen.bootstrap import LEVEL, Values, interval
+from metagen.bootstrap import LEVEL, Values, interval, paired
 from metagen.checkpoint import load_checkpoint
 from metagen.quality import READINGS
 
@@ -85,8 +85,9 @@ def _losses(plan: Plan, domain: str, shots: int) -> dict[str, Any]:
         }
     for name in out:
         if name != "meta":
-            apart = tables["meta"] - tables[name]
-            out[name]["meta_minus_this"] = {str(k): interval(apart[:, :, i]) for i, k in enumerate(plan.steps)}
+            mine, other = tables["meta"], tables[name]
+            apart = {str(k): paired(mine[:, :, i], other[:, :, i]) for i, k in enumerate(plan.steps)}
+            out[name]["meta_minus_this"] = apart
     return out
 
 

@@ -9,6 +9,12 @@ import click
 from launch.options import CheckpointPath, checkpoint_argument, int_list
 
 
+def _none_or_two(context: click.Context, parameter: click.Parameter, value: int) -> int:
+    if value == 1:
+        raise click.BadParameter("1: images of a class are compared with each other: give 2 or more, or 0 for none")
+    return value
+
+
 @click.command()
 @checkpoint_argument
 @click.option("--data", type=click.Path(path_type=Path), help="A folder or .npz of other classes; or a source's name.")
@@ -21,7 +27,12 @@ from launch.options import CheckpointPath, checkpoint_argument, int_list
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of classes and noise.")
 @click.option("--joint", type=CheckpointPath(), help="Unconditioned baseline.  [default: the packaged one]")
 @click.option(
-    "--samples", type=click.IntRange(min=0), default=8, show_default=True, help="New images of each class; 0 for none."
+    "--samples",
+    type=click.IntRange(min=0),
+    default=8,
+    show_default=True,
+    callback=_none_or_two,
+    help="New images of each class; 0 for none.",
 )
 @click.option(
     "--extractor", default="strokes", show_default=True, help="Features: strokes, pyramid, or package.module:Class."

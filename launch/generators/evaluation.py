@@ -35,7 +35,7 @@ from metagen.evaluate import (
     report,
     tune,
 )
-from metagen.makers import Adapted, Copycat, Maker, Real, galleries, made_by
+from metagen.makers import Adapted, Copycat, Gallery, Maker, Real, galleries, made_by
 from metagen.metrics import extractor_of
 from metagen.metrics.extractor import Extractor
 from metagen.picture import grid
@@ -100,6 +100,7 @@ def run_evaluation(request: Request) -> None:
     if sorter := meta.problem.sorter:
         bench = bench.sorted_by(sorter)
     other = None if request.data is None else images
+    among = galleries(bench, request.samples) if request.samples else []
     rivals = rivals_of(meta, saved, request.joint, own, other, shots, request.seed)
     workers = request.workers or _worth_starting(len(classes), meta.problem.network.device)
     adapted = min(10, max(request.steps))
@@ -111,7 +112,7 @@ def run_evaluation(request: Request) -> None:
             sampled = rivals if request.sample_rivals else ()
             tuned = {rival.name: rival.start.with_adam(_size_for(sizes[rival.name], adapted)) for rival in sampled}
             makers = {name: Adapted(method, adapted) for name, method in {"meta": meta, **tuned}.items()}
-            samples, rows = _sampled(bench, makers, adapted, request, extract, each)
+            samples, rows = _sampled(among, makers, adapted, request, extract, each)
     values: dict[str, Any] = {
         "metagen": __version__,
         "checkpoint": pretrained.NAME if request.checkpoint == pretrained.FOLDER else str(request.checkpoint),
@@ -152,10 +153,14 @@ def _size_for(sizes: dict[int, float], steps: int) -> float:
 
 
 def _sampled(
-    bench: Bench, makers: Mapping[str, Maker], steps: int, request: Request, extract: Extractor, each: Each
+    among: list[Gallery],
+    makers: Mapping[str, Maker],
+    steps: int,
+    request: Request,
+    extract: Extractor,
+    each: Each,
 ) -> tuple[dict[str, Any], list[Row]]:
     """What every maker's images are worth, and rows of the first one's to look at."""
-    among = galleries(bench, request.samples)
     features = Features.of(extract, among)
     with progress_bar(each) as shown:
         found: dict[str, Any] = {}

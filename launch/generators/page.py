@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from launch.generators.tables import digits_of
+from metagen.bootstrap import bounds
 from metagen.makers import Gallery
 from metagen.picture import picture_of
 from metagen.quality import READINGS
@@ -139,15 +140,14 @@ def _chart(values: dict[str, Any]) -> str:
         return ""
     width, height, left, right, top, bottom = 640, 280, 88, 16, 16, 52
     entries = {name: [e["query_loss"][str(k)] for k in steps] for name, e in values["methods"].items()}
-    low = min(c["low"] for cells in entries.values() for c in cells)
-    high = max(c["high"] for cells in entries.values() for c in cells)
+    low, high = bounds(c for cells in entries.values() for c in cells)
     span = (high - low) or 1.0
 
     def x(k: int) -> float:
         return left + (width - left - right) * (k - steps[0]) / (steps[-1] - steps[0])
 
     def y(value: float) -> float:
-        return top + (height - top - bottom) * (1 - (value - low) / span)
+        return top + (height - top - bottom) * (1 - (min(value, high) - low) / span)  # what has diverged: at the top
 
     parts, legend = [], []
     for share in (0.0, 0.5, 1.0):

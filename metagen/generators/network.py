@@ -273,7 +273,8 @@ def pool(features: Features, members: Tensor) -> Features:
     """Pool ``features [N, ...]`` over each group's members, ``members [T, N]`` of 0 and 1: ``[T, ...]``.
 
     Vectors are averaged; of maps the mean and the standard deviation over the set are kept, side by side:
-    where the shown images agree and where they differ. A group without members gets zeros: no condition.
+    where the shown images agree and where they differ. A group without members gets zeros, as deviations the floor: no
+    condition.
     """
     weights = members / members.sum(1, keepdim=True).clamp_min(1)
     pooled: Features = []
@@ -285,6 +286,7 @@ def pool(features: Features, members: Tensor) -> Features:
         pixels = feature.movedim(1, -1)  # as they lie in memory: [N, h, w, C]
         rows = pixels.flatten(1)
         mean = w @ rows
+        # In bf16 off by one or two percent, which costs nothing; a second pass costs time (docs/log.md).
         variance = w @ rows.square() - mean.square()
         # The floor keeps the root's slope finite where a set of one image has no spread.
         both = [part.unflatten(1, pixels.shape[1:]) for part in (mean, variance.clamp_min(1e-4).sqrt())]

@@ -262,5 +262,11 @@ def features(layers: Layers, gradient: Gradient) -> Tensor:
 
 
 def _drawn(logits: Tensor, rng: torch.Generator | None) -> int:
-    """An index from the categorical of ``logits [N]``, or its mode."""
-    return int(logits.argmax() if rng is None else torch.multinomial(logits.softmax(0), 1, generator=rng))
+    """An index from the categorical of ``logits [N]``, or its mode.
+
+    Where they are not numbers, of a theta that has diverged, any index will do: the learner leaves such choices out.
+    """
+    shares = logits.softmax(0)
+    if rng is None or not bool(shares.isfinite().all()):
+        return int(logits.argmax())
+    return int(torch.multinomial(shares, 1, generator=rng))

@@ -102,6 +102,7 @@ def find_categories(images: ImageSet, shots: int, most: int, seed: int) -> Categ
     """
     from sklearn.cluster import KMeans
     from sklearn.metrics import silhouette_score
+    from sklearn.utils import check_random_state
 
     points = _embedded(images, shots, seed)
     mean, scale = points.mean(0), np.maximum(points.std(0), 1e-3)
@@ -111,11 +112,14 @@ def find_categories(images: ImageSet, shots: int, most: int, seed: int) -> Categ
         raise UserError(f"{images.name}: {distinct} different support sets cannot be sorted: set categories.most=0")
     best: tuple[float, KMeans] | None = None
     state = seed_for(seed, "categories") % 2**32
+    scored = check_random_state(state).permutation(len(points))[:MOST_SCORED]
     for k in range(2, min(most, distinct - 1) + 1):
         fitted = KMeans(k, n_init=4, random_state=state).fit(points)
-        score = silhouette_score(points, fitted.labels_, sample_size=min(len(points), MOST_SCORED), random_state=state)
+        labels = fitted.labels_[scored]
+        # Among very many sets those of a small category may all be left out: what it is worth is then not known.
+        score = float(silhouette_score(points[scored], labels)) if len(np.unique(labels)) > 1 else -1.0
         if best is None or score > best[0]:
-            best = float(score), fitted
+            best = score, fitted
     assert best is not None
     largest_first = np.argsort(-np.bincount(best[1].labels_), kind="stable")
     return Categories(

@@ -216,6 +216,7 @@ def test_data_to_evaluate_on(run_copy: Path, class_folders: Path, tmp_path: Path
     _refused(metagen("evaluate", run_copy, "--shots", 100), "no class in split 'test' has 105 images", "fewer --shots")
     _refused(metagen("evaluate", run_copy, "--steps", "0,x"), "'0,x'", "whole numbers separated by commas")
     _refused(metagen("evaluate", run_copy, "--steps=-1"), "steps cannot be negative")
+    _refused(metagen("evaluate", run_copy, "--samples", 1), "2 or more, or 0 for none")
     assert sorted(run_copy.rglob("*")) == before
 
 

@@ -42,6 +42,13 @@ def _experiences(policy: Stochastic, vector: Tensor, reward: Callable[[Choice], 
     return [Experience(*choice, reward(choice)) for choice in choices]
 
 
+def test_a_choice_on_what_is_not_a_number_is_reported_as_such() -> None:
+    """Of a theta that has diverged: the learner counts it, and leaves it out as any result that is not finite."""
+    policy, seen = _policy(), torch.full((FEATURES,), math.nan)
+    choice = policy.choose(_some_vector(policy), seen, torch_generator("draws"))
+    assert math.isnan(choice.log_probability)
+
+
 def test_an_experience_is_drawn_with_the_probability_that_it_reports() -> None:
     """Frequencies of the discrete parts, means and deviations of the continuous ones."""
     policy, rng, N = _policy(spread=0.4), torch_generator("draws"), 2000

@@ -57,6 +57,18 @@ def test_the_silhouette_finds_as_many_categories_as_were_planted(planted: ImageS
     assert all(of_kind[name.rstrip("0123456789")] == {c} for name, c in zip(planted.classes, whole, strict=True))
 
 
+def test_sets_that_are_not_scored_leave_no_category_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One odd class among many: whether its few sets are among those that the silhouette is taken over is chance."""
+    monkeypatch.setattr("metagen.tasks.categories.MOST_SCORED", 20)
+    rng, classes = np.random.default_rng(0), 40
+    images = rng.integers(0, 30, (classes * 4, 1, 8, 8)).astype(np.uint8)
+    images[:4] += 200
+    names, split = tuple(f"c{i}" for i in range(classes)), np.zeros(classes, dtype=np.uint8)
+    odd = ImageSet("odd", images, offsets_of([4] * classes), names, ("",) * classes, split, "made here")
+    for seed in range(4):
+        assert len(find_categories(odd, shots=2, most=2, seed=seed).centroids) == 2
+
+
 def test_categories_depend_on_images_and_seed_alone(planted: ImageSet, found: Categories) -> None:
     assert find_categories(planted, 3, 6, 0) == found
     assert find_categories(planted, 3, 6, 1) != found

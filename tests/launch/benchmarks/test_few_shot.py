@@ -139,6 +139,7 @@ def test_a_killed_process_ends_the_benchmark_in_one_line_and_its_training_goes_o
         (("--steps", "1,5"), "0 and 10 have to be among them"),
         (("--shots", "a"), "whole numbers"),
         (("--shots", "0"), "at least one image"),
+        (("--samples", "1"), "a whole number of at least 2"),
         (("--shots", "100"), "no class in split 'test'"),
         (("--domains", "own,omnigot"), "did you mean 'omniglot'"),
         (("--preset", "quickstrt"), "did you mean 'quickstart'"),
