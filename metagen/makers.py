@@ -60,7 +60,7 @@ def galleries(bench: Bench, count: int) -> list[Gallery]:
         if bool((episode.query == episode.query[0]).all()):
             raise UserError(
                 f"{bench.images.name}: the images of class {name!r} that are not shown are all the same, which no new "
-                "image can be compared with: add others or leave the class out"
+                "image can be compared with: add others, leave the class out, or measure none with --samples 0"
             )
         reference, spare = episode.query.split(each)
         found.append(Gallery(name, bench.category(index), episode.support, reference, spare))

@@ -73,7 +73,8 @@ class Ppo:
         for episode, rng in zip(episodes, rngs, strict=True):
             query = Query(problem, episode, self.options.query_draws, rng)
             noise, chances = rng.get_state(), torch.Generator()
-            chances.manual_seed(int(torch.randint(2**62, (), generator=rng)))
+            # The first number is the seed of the query's noise: choices have a stream of their own too.
+            chances.manual_seed(int(torch.randint(2**62, (2,), generator=rng)[1]))
             start = self._look(query, theta)
             for _ in range(self.options.rollouts):
                 run = Run(policy_vector, problem.network.layers, rng=chances)
