@@ -6,12 +6,15 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
+from launch.cli import run_command
 from metagen.checkpoint import checkpoints, load_checkpoint
 from metagen.state import MetaState
 
@@ -79,6 +82,26 @@ def test_a_signal_stops_a_run_cleanly_with_a_checkpoint(
     assert not (folder / "checkpoints" / "final").exists()
     assert metagen("resume", folder).code == 0
     assert_same_state(load_checkpoint(folder / "checkpoints" / "final").state, uninterrupted)
+
+
+def test_a_signal_that_comes_where_python_can_raise_nothing_stops_a_command_all_the_same(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a fork: what its callbacks raise is printed and forgotten, like what ``__del__`` raises."""
+
+    class Callback:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGINT)
+
+    @click.command()
+    def starting() -> None:
+        Callback()
+        time.sleep(20)
+
+    monkeypatch.setattr(sys, "argv", ["metagen"])
+    with pytest.raises(SystemExit, match="130"):
+        run_command(starting)
+    assert capsys.readouterr().err == "\nstopped\n"
 
 
 @pytest.mark.ray
