@@ -435,6 +435,21 @@ def test_ray_with_more_actors_than_cores(tiny_yaml: Path, run_dir: Path, metagen
     _refused(done, "1000 actors of 1 cores on ", "use --actors ")
 
 
+@pytest.mark.ray
+def test_a_ray_that_does_not_start_is_one_line(
+    tiny_yaml: Path, tmp_path: Path, run_dir: Path, start_metagen: Any
+) -> None:
+    """Here for a folder of its own that cannot be; a full disk and a machine that is too busy come the same way."""
+    (tmp_path / "file").touch()
+    process = start_metagen("train", tiny_yaml, "--pool", "ray", "--run-dir", run_dir, RAY_TMPDIR=f"{tmp_path}/file")
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 2, err
+    assert err.startswith("error: Ray does not start on this machine (")
+    assert f"{tmp_path}/file" in err
+    assert err.count("\n") == 1
+    assert not run_dir.exists()
+
+
 def test_images_that_are_all_in_the_test_split(tiny_yaml: Path, tmp_path: Path, run_dir: Path, metagen: Any) -> None:
     path = tmp_path / "test_only.npz"
     images = np.zeros((20, 16, 16), np.uint8)
