@@ -38,7 +38,8 @@ from metagen.warm_start import begun_with, polarity_note
 
 LAST_WAITS = (2.0, 5.0, 10.0)
 """Seconds after which the last checkpoint is stored again where the store refused it: no other one will be."""
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ENOENT, errno.ESTALE)
+"""What a full disk says, one that fails, and one that is gone with the run's folder."""
 
 
 def start(config: RunConfig, folder: Path, workers: Workers, profiled: bool = False) -> None:

@@ -414,6 +414,20 @@ def test_a_disk_that_takes_no_large_files_is_one_line_too(
     assert json.loads((trained / "checkpoints" / "final" / "checkpoint.json").read_text())["step"] == 5
 
 
+def test_a_run_folder_that_is_gone_is_one_line_too(tiny_yaml: Path, tmp_path: Path, start_metagen: Any) -> None:
+    folder = tmp_path / "run"
+    process = start_metagen("train", tiny_yaml, "--set", "phases.0.steps=10000", "--run-dir", folder)
+    while not (folder / "log.jsonl").exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    folder.rename(folder.with_name("elsewhere"))
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 2, err
+    assert err.startswith(f"error: {folder}")
+    assert "cannot be written (No such file or directory)" in err
+    assert err.count("\n") == 1
+
+
 # Ray
 
 
