@@ -38,6 +38,7 @@ from metagen.warm_start import begun_with, polarity_note
 
 LAST_WAITS = (2.0, 5.0, 10.0)
 """Seconds after which the last checkpoint is stored again where the store refused it: no other one will be."""
+STOPPING = (signal.SIGINT, signal.SIGTERM)
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ENOENT, errno.ESTALE)
 """What a full disk says, one that fails, and one that is gone with the run's folder."""
 
@@ -130,7 +131,8 @@ def _drive(
 
     def save(name: str, state: MetaState, last: bool = False) -> None:
         path = folder / "checkpoints" / name
-        checkpoint.save_checkpoint(path, config, layout, state)
+        with _unbroken():
+            checkpoint.save_checkpoint(path, config, layout, state)
         journal.write("checkpoint", checkpoint=name, step=learner.state.step)
         if store is None:
             return
@@ -222,7 +224,7 @@ class _Stop:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        previous = {number: signal.signal(number, self._hear) for number in (signal.SIGINT, signal.SIGTERM)}
+        previous = {number: signal.signal(number, self._hear) for number in STOPPING}
         try:
             yield
         finally:
@@ -233,6 +235,20 @@ class _Stop:
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True
+
+
+@contextmanager
+def _unbroken() -> Iterator[None]:
+    """Have signals come when the block has ended: who presses Ctrl-C again while a checkpoint is written wants it."""
+    came: list[int] = []
+    previous = {number: signal.signal(number, lambda number, frame: came.append(number)) for number in STOPPING}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+        for again in came:
+            signal.raise_signal(again)
 
 
 @contextmanager

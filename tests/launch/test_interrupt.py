@@ -104,6 +104,24 @@ def test_a_signal_that_comes_where_python_can_raise_nothing_stops_a_command_all_
     assert capsys.readouterr().err == "\nstopped\n"
 
 
+def test_ctrl_c_while_the_last_checkpoint_is_written_loses_nothing(
+    tiny_yaml: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from launch.preset import load_config
+    from launch.training.session import start
+    from launch.training.workers import Workers
+
+    def write(path: Path, data: bytes) -> None:
+        signal.raise_signal(signal.SIGINT)
+        path.write_bytes(data)
+
+    monkeypatch.setattr("metagen.checkpoint._write", write)
+    config = load_config(str(tiny_yaml), (), None, None)
+    with pytest.raises(KeyboardInterrupt):
+        start(config, tmp_path / "run", Workers.choose(config, "serial", None, None))
+    assert load_checkpoint(tmp_path / "run" / "checkpoints" / "final").state.step == config.steps
+
+
 @pytest.mark.ray
 @pytest.mark.slow
 def test_ctrl_c_on_ray_stops_cleanly_and_the_run_resumes_on_another_number_of_actors(
