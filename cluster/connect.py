@@ -36,7 +36,7 @@ def start_ray(address: str | None, crews: Sequence[Crew], check: Check | None = 
     is started here, or once the cluster is joined. By default the least actors must have room.
 
     Without an address the environment's ``RAY_ADDRESS`` counts, which Ray sets for the jobs of a cluster.
-    Raises ``UserError`` if there is no cluster there, or it refuses the token, or Ray does not start here.
+    Raises ``UserError`` if there is no cluster there, it refuses the token, or Ray does not start here.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -101,14 +101,16 @@ def _gpus() -> int:
 def _start_local(cores: int, preload: bool) -> None:
     """Start Ray here. Its processes get what actors need in their environment, and with it Ray can make actors of those
     that it starts beforehand, one a core: with ``preload`` they import it while the driver still measures and plans.
+
+    Raises ``UserError`` if Ray does not start.
     """
     global _started_here
     os.environ.update(ACTOR_ENVIRONMENT)
     if preload:
         os.environ.setdefault("RAY_preload_python_modules", "cluster.actor")
-    with _on_loopback():
-        # "local": a cluster that happens to run on this machine is joined only if it is asked for.
-        try:
+    try:
+        with _on_loopback():
+            # "local": a cluster that happens to run on this machine is joined only if it is asked for.
             ray.init(
                 address="local",
                 num_cpus=cores,
@@ -116,12 +118,11 @@ def _start_local(cores: int, preload: bool) -> None:
                 log_to_driver=False,
                 logging_level=logging.ERROR,
             )
-        except Exception as error:  # Ray raises a bare one where its processes take too long
-            first = str(error).split(". ")[0] or type(error).__name__
-            raise UserError(
-                f"Ray does not start on this machine ({first}): look with 'metagen doctor', try again when the machine "
-                "is less busy, or use --pool serial"
-            ) from error
+    except Exception as error:  # a machine too busy, a full disk, a folder that cannot be: no class in common
+        raise UserError(
+            f"Ray does not start on this machine ({' '.join(str(error).split())}): look with 'metagen doctor', or try "
+            "again if the machine is busy; 'metagen train --pool serial' needs no Ray"
+        ) from None
     _started_here = True
 
 

@@ -45,6 +45,21 @@ class AshaOptions(Strict):
     """One in so many goes on at each rung of the ladder."""
 
 
+class _Quiet:
+    """Keeps from the terminal what numpy and sklearn warn of: a trial that diverged has an infinite loss, which ranks
+    as the worst all the same; and with few points a kernel's bound is as good as any."""
+
+    def on_trial_result(self, controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            decision: str = super().on_trial_result(controller, trial, result)  # type: ignore[misc]
+        return decision
+
+
+class _Halving(_Quiet, AsyncHyperBandScheduler):
+    """Successive halving among trials of which some diverge."""
+
+
 class Asha:
     """Asynchronous successive halving (Li et al. 2018)."""
 
@@ -53,7 +68,7 @@ class Asha:
 
     @staticmethod
     def make(sweep: SweepConfig, space: Space, options: AshaOptions) -> TrialScheduler:
-        return AsyncHyperBandScheduler(
+        return _Halving(
             **_compared(sweep),
             max_t=sweep.rungs + 1,  # a trial ends by itself at its last rung
             grace_period=min(options.grace, sweep.rungs),
@@ -152,14 +167,8 @@ class Pb2:
         optional("sklearn", "schedule pb2")
         from ray.tune.schedulers.pb2 import PB2
 
-        class Bandits(_Founded, PB2):
+        class Bandits(_Quiet, _Founded, PB2):
             """PB2 over the trials that a proposer founds the population with."""
-
-            def on_trial_result(self, controller: Any, trial: Any, result: dict[str, Any]) -> str:
-                with warnings.catch_warnings():  # sklearn's, where its few points leave a kernel's bound as good as any
-                    warnings.simplefilter("ignore")
-                    decision: str = super().on_trial_result(controller, trial, result)
-                return decision
 
         bounds: dict[str, Any] = {name: list(domain.ends) for name, domain in space.parameters.items()}
         return Bandits(

@@ -6,6 +6,10 @@ import importlib
 import re
 import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import click
 
@@ -70,6 +74,9 @@ def metagen() -> None:
     """
 
 
+AGAIN_SECONDS = 0.05
+
+
 def main() -> None:
     """Run the command line."""
     run_command(metagen, "metagen")
@@ -83,7 +90,9 @@ def run_command(command: click.Command, program: str | None = None) -> None:
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that what was started is ended
     try:
         # Without standalone mode click gives the code of an Exit back instead of raising it.
-        if code := command(prog_name=program, standalone_mode=False):
+        with _heard_in_the_end():
+            code = command(prog_name=program, standalone_mode=False)
+        if code:
             sys.exit(code)
     except click.ClickException as error:
         if isinstance(error, click.exceptions.NoArgsIsHelpError):
@@ -99,6 +108,30 @@ def run_command(command: click.Command, program: str | None = None) -> None:
         sys.exit(2)
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _heard_in_the_end() -> Iterator[None]:
+    """Have a signal that comes where nothing can be raised come again.
+
+    While Ray starts its processes, most that come within a fork do: Python runs their handler in a callback that it
+    calls after the fork, prints what that raises, and goes on.
+    """
+    before, thread = sys.unraisablehook, threading.main_thread().ident
+
+    def hook(failed: Any) -> None:
+        if failed.exc_type is not KeyboardInterrupt or thread is None:
+            before(failed)
+            return
+        again = threading.Timer(AGAIN_SECONDS, signal.pthread_kill, (thread, signal.SIGINT))
+        again.daemon = True
+        again.start()
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
 
 
 def _in_one_line(error: click.ClickException, program: str | None) -> str:

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import errno
-import signal
 import sys
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 
 from launch.options import checkpoint_path
 from launch.training import run_folder
 from launch.training.board import Board
 from launch.training.console import Console
+from launch.training.disk import disk_refusal, quiet_disk_refusals
 from launch.training.journal import Journal
 from launch.training.profiling import trace_pieces, traced
+from launch.training.stopping import Stop, unbroken
 from launch.training.workers import Workers
 from metagen import checkpoint, quarantine, tasks, work
 from metagen.budget import fit
@@ -39,7 +36,6 @@ from metagen.warm_start import begun_with, polarity_note
 
 LAST_WAITS = (2.0, 5.0, 10.0)
 """Seconds after which the last checkpoint is stored again where the store refused it: no other one will be."""
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 
 def start(config: RunConfig, folder: Path, workers: Workers, profiled: bool = False) -> None:
@@ -124,13 +120,14 @@ def _drive(
 ) -> None:
     """Run the loop to its end, logging and saving; a signal stops it between two steps."""
     config, layout = learner.config, learner.layout
-    stop = _Stop()
+    stop = Stop()
     console = Console(config, folder, workers.kind, workers.count, parts)
     journal = Journal(folder, config)
 
     def save(name: str, state: MetaState, last: bool = False) -> None:
         path = folder / "checkpoints" / name
-        checkpoint.save_checkpoint(path, config, layout, state)
+        with unbroken():
+            checkpoint.save_checkpoint(path, config, layout, state)
         journal.write("checkpoint", checkpoint=name, step=learner.state.step)
         if store is None:
             return
@@ -162,7 +159,7 @@ def _drive(
     try:
         with (
             stop.listening(),
-            _quiet_disk_errors(),
+            quiet_disk_refusals(folder),
             Board(folder, parts, learner.state.step) as board,
             console,
         ):
@@ -193,10 +190,8 @@ def _drive(
         journal.write("failed", step=learner.state.step, error=str(error))
         raise
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in DISK_ERRORS:  # TensorBoard's; checkpoints report themselves
-            raise UserError(
-                f"{folder}: cannot be written ({error.strerror}): free some space, then 'metagen resume {folder}'"
-            ) from None
+        if refused := disk_refusal(error, folder):  # TensorBoard's: checkpoints and the log report for themselves
+            raise refused from None
         # Actors that are gone, or a bug in a part of one's own, spoil no step that was taken.
         step, said = learner.state.step, str(error) if isinstance(error, UserError) else repr(error)
         with suppress(UserError):  # of a disk that refuses: the first error is the one to tell
@@ -219,43 +214,6 @@ def _drive(
     if board.picture.exists():
         console.line(f"picture: {board.picture}")
     console.line(f"checkpoint: {folder / 'checkpoints' / 'final'}")
-
-
-class _Stop:
-    """Turns the first SIGINT or SIGTERM into a request to stop after the step, the second into an exception."""
-
-    def __init__(self) -> None:
-        self.asked = False
-
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        previous = {number: signal.signal(number, self._hear) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
-
-    def _hear(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
-
-
-@contextmanager
-def _quiet_disk_errors() -> Iterator[None]:
-    """Keep TensorBoard's writing thread from printing what its next call in this thread raises as well."""
-    previous = threading.excepthook
-
-    def hook(failed: threading.ExceptHookArgs) -> None:
-        if not (isinstance(failed.exc_value, OSError) and failed.exc_value.errno in DISK_ERRORS):
-            previous(failed)
-
-    threading.excepthook = hook
-    try:
-        yield
-    finally:
-        threading.excepthook = previous
 
 
 def _due(config: RunConfig, report: StepReport) -> bool:

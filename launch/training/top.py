@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from launch.training.log import LOG, events
+from metagen.errors import UserError
 
 SILENT_SECONDS = 60.0
 RECENT = 20
@@ -68,10 +69,16 @@ class View:
             self.error = event["error"]
 
     def follow(self, path: Path, place: int = 0) -> int:
-        """Take in what the log at ``path`` holds from byte ``place`` on; gives where to go on."""
-        for end, event in events(path, place):
-            self.add(event)
-            place = end
+        """Take in what the log at ``path`` holds from byte ``place`` on; gives where to go on.
+
+        Raises ``UserError`` if it cannot be read.
+        """
+        try:
+            for end, event in events(path, place):
+                self.add(event)
+                place = end
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error.strerror}): was the run moved, or its disk?") from None
         return place
 
     def _step(self, event: dict[str, Any]) -> None:
@@ -158,8 +165,6 @@ def top(run_dir: Path, once: bool) -> None:
 
     from rich.console import Console
     from rich.live import Live
-
-    from metagen.errors import UserError
 
     path = run_dir / LOG
     if not path.is_file():

@@ -51,6 +51,16 @@ def test_a_scheduler_that_is_told_of_the_past_decides_as_one_that_saw_it(tiny_sw
     assert [_decide(fresh, number, rungs) for number in range(12, 24)] != decisions
 
 
+def test_a_sweep_whose_trials_diverge_goes_on_without_a_warning(tiny_sweep: Any) -> None:
+    sweep = tiny_sweep(schedule={"name": "asha"}, steps=18)
+    scheduler: Any = scheduler_of(sweep, sweep.make_space(), Progress())
+    for number in range(2):
+        trial: Any = type("Trial", (), {"trial_id": f"diverged{number}"})()
+        scheduler.on_trial_add(None, trial)
+        scheduler.on_trial_result(None, trial, {"rung": sweep.rungs, "loss": float("inf"), "time_total_s": 1.0})
+    assert "STOP" not in _decide(scheduler, 0, sweep.rungs)
+
+
 def test_every_scheduler_of_the_config_is_there_and_refuses_a_wrong_option(tiny_sweep: Any) -> None:
     names = ScheduleConfig.model_fields["name"].annotation.__args__  # type: ignore[union-attr]
     assert set(names) == set(SCHEDULERS)

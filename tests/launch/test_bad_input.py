@@ -419,6 +419,20 @@ def test_a_disk_that_takes_no_large_files_is_one_line_too(
     assert json.loads((trained / "checkpoints" / "final" / "checkpoint.json").read_text())["step"] == 5
 
 
+def test_a_run_folder_that_is_gone_is_one_line_too(tiny_yaml: Path, tmp_path: Path, start_metagen: Any) -> None:
+    folder = tmp_path / "run"
+    process = start_metagen("train", tiny_yaml, "--set", "phases.0.steps=10000", "--run-dir", folder)
+    while not (folder / "log.jsonl").exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    folder.rename(folder.with_name("elsewhere"))
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 2, err
+    assert err.startswith(f"error: {folder}")
+    assert "cannot be written (No such file or directory)" in err
+    assert err.count("\n") == 1
+
+
 # Ray
 
 
@@ -438,6 +452,21 @@ def test_an_unreachable_ray_address_is_refused_in_seconds(
 def test_ray_with_more_actors_than_cores(tiny_yaml: Path, run_dir: Path, metagen: Any) -> None:
     done = metagen("train", tiny_yaml, "--pool", "ray", "--actors", 1000, "--run-dir", run_dir)
     _refused(done, "1000 actors of 1 cores on ", "use --actors ")
+
+
+@pytest.mark.ray
+def test_a_ray_that_does_not_start_is_one_line(
+    tiny_yaml: Path, tmp_path: Path, run_dir: Path, start_metagen: Any
+) -> None:
+    """Here for a folder of its own that cannot be; a full disk and a machine that is too busy come the same way."""
+    (tmp_path / "file").touch()
+    process = start_metagen("train", tiny_yaml, "--pool", "ray", "--run-dir", run_dir, RAY_TMPDIR=f"{tmp_path}/file")
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 2, err
+    assert err.startswith("error: Ray does not start on this machine (")
+    assert f"{tmp_path}/file" in err
+    assert err.count("\n") == 1
+    assert not run_dir.exists()
 
 
 def test_images_that_are_all_in_the_test_split(tiny_yaml: Path, tmp_path: Path, run_dir: Path, metagen: Any) -> None:

@@ -6,12 +6,15 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
+from launch.cli import run_command
 from launch.training.log import LOG, events
 from metagen import work
 from metagen.checkpoint import checkpoints, load_checkpoint
@@ -107,6 +110,44 @@ def test_a_signal_stops_a_run_cleanly_with_a_checkpoint(
     assert not (folder / "checkpoints" / "final").exists()
     assert metagen("resume", folder).code == 0
     assert_same_state(load_checkpoint(folder / "checkpoints" / "final").state, uninterrupted)
+
+
+def test_a_signal_that_comes_where_python_can_raise_nothing_stops_a_command_all_the_same(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a fork: what its callbacks raise is printed and forgotten, like what ``__del__`` raises."""
+
+    class Callback:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGINT)
+
+    @click.command()
+    def starting() -> None:
+        Callback()
+        time.sleep(20)
+
+    monkeypatch.setattr(sys, "argv", ["metagen"])
+    with pytest.raises(SystemExit, match="130"):
+        run_command(starting)
+    assert capsys.readouterr().err == "\nstopped\n"
+
+
+def test_ctrl_c_while_the_last_checkpoint_is_written_loses_nothing(
+    tiny_yaml: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from launch.preset import load_config
+    from launch.training.session import start
+    from launch.training.workers import Workers
+
+    def write(path: Path, data: bytes) -> None:
+        signal.raise_signal(signal.SIGINT)
+        path.write_bytes(data)
+
+    monkeypatch.setattr("metagen.checkpoint._write", write)
+    config = load_config(str(tiny_yaml), (), None, None)
+    with pytest.raises(KeyboardInterrupt):
+        start(config, tmp_path / "run", Workers.choose(config, "serial", None, None))
+    assert load_checkpoint(tmp_path / "run" / "checkpoints" / "final").state.step == config.steps
 
 
 @pytest.mark.ray

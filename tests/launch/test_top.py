@@ -11,6 +11,7 @@ import pytest
 from launch.training.log import LOG, events
 from launch.training.top import View
 from metagen.config import RunConfig
+from metagen.errors import UserError
 from metagen.values import read_yaml
 
 
@@ -82,6 +83,11 @@ def test_top_follows_a_run_line_by_line(trained: Path, tmp_path: Path) -> None:
         seen.append((view.state, view.step))
     assert seen[0] == ("running", 0)
     assert seen[-1] == ("ended", 5)
+
+
+def test_a_run_that_is_moved_while_it_is_watched_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"log\.jsonl: cannot be read \(No such file or directory\)"):
+        View().follow(tmp_path / LOG, 10)
 
 
 def test_a_run_that_has_gone_silent_is_said_to_be(trained: Path) -> None:
