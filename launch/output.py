@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import tempfile
 from contextlib import suppress
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 from PIL import Image
 
 from metagen.errors import UserError
+from metagen.values import strict_json
 
 PICTURES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".bmp": "BMP", ".gif": "GIF"}
 """How a picture's name may end, and what is then written."""
@@ -45,8 +45,8 @@ def write_picture(picture: Image.Image, target: Path, option: str) -> None:
 
 
 def write_json(target: Path, values: dict[str, Any]) -> None:
-    """Write figures atomically; raises ``UserError`` if the file cannot be written."""
-    write_text(target, json.dumps(values, indent=1), "--json")
+    """Write figures atomically, those that are not finite as ``null``; raises ``UserError`` if the file cannot be written."""
+    write_text(target, strict_json(values, indent=1), "--json")
 
 
 def write_text(target: Path, text: str, option: str) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from metagen.errors import UserError
+from metagen.values import strict_json
 
 
 def append(path: Path, event: str, values: Mapping[str, Any]) -> None:
@@ -17,7 +18,7 @@ def append(path: Path, event: str, values: Mapping[str, Any]) -> None:
 
     The file is opened for each line: events are far apart, and nothing is left open.
     """
-    line = json.dumps({"time": datetime.now(UTC).isoformat(), **values, "event": event})
+    line = strict_json({"time": datetime.now(UTC).isoformat(), **values, "event": event})
     try:
         with path.open("ab+") as file:
             if file.tell() and not _ends_whole(file):  # what a kill cut short is not to spoil this line

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,22 @@ def parse_yaml(text: bytes, path: str) -> dict[str, Any]:
     except (TypeError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not a config ({error}): use plain keys and values, such as 'seed: 0'") from None
     return plain
+
+
+def strict_json(values: Any, indent: int | None = None) -> str:
+    """``values`` as JSON that every program reads: an infinity or a NaN, which JSON does not have, is ``null``."""
+    try:
+        return json.dumps(values, indent=indent, allow_nan=False)
+    except ValueError:
+        return json.dumps(_with_nulls(json.loads(json.dumps(values))), indent=indent, allow_nan=False)
+
+
+def _with_nulls(values: Any) -> Any:
+    if isinstance(values, dict):
+        return {key: _with_nulls(value) for key, value in values.items()}
+    if isinstance(values, list):
+        return [_with_nulls(value) for value in values]
+    return None if isinstance(values, float) and not math.isfinite(values) else values
 
 
 def override(values: Mapping[str, Any], assignments: Sequence[str]) -> dict[str, Any]:

@@ -115,8 +115,8 @@ class View:
                 for part in ("adapt", "transfer", "idle", "learner")
             }
             rows += [
-                ("loss", f"{fmean(e['metrics']['loss'] for e in self.recent):.4f}"),
-                ("gradient norm", f"{fmean(e['gradient_norm'] for e in self.recent):.4g}"),
+                ("loss", _mean([e["metrics"]["loss"] for e in self.recent], ".4f")),
+                ("gradient norm", _mean([e["gradient_norm"] for e in self.recent], ".4g")),
                 ("tasks/s", f"{sum(e['tasks'] for e in self.recent) / total:.1f}"),
                 ("time", ", ".join(f"{part} {value:.0%}" for part, value in share.items())),
                 ("results", ", ".join(f"{n} {verdict}" for verdict, n in sorted(self.verdicts.items()))),
@@ -131,6 +131,12 @@ class View:
             ("checkpoint", self.checkpoint),
         ]
         return [*rows, ("error", self.error)] if self.error else rows
+
+
+def _mean(values: list[float | None], form: str) -> str:
+    """The mean of those that were finite: the log has null for the others."""
+    known = [value for value in values if value is not None]
+    return f"{fmean(known):{form}}" if known else "not finite"
 
 
 def table(view: View) -> Any:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from launch.output import PICTURES, check_picture, check_writable, write_picture, write_text
+from launch.output import PICTURES, check_picture, check_writable, write_json, write_picture, write_text
 from metagen.errors import UserError
+from metagen.lines import append
 
 PICTURE = Image.new("L", (8, 8), 90)
 
@@ -54,3 +57,18 @@ def test_a_folder_that_may_not_be_looked_into_is_one_line(tmp_path: Path, monkey
     monkeypatch.setattr(os, "stat", refuse)
     with pytest.raises(UserError, match="Permission denied"):
         check_writable(tmp_path / "private" / "a.json", "--json")
+
+
+def test_figures_are_strict_json_whatever_diverged(tmp_path: Path) -> None:
+    """Most programs but Python refuse a file with Infinity or NaN in it."""
+    lost = {"0": math.inf, "5": [0.5, -math.inf, {"mean": math.nan}], "name": "Infinity"}
+    write_json(tmp_path / "lost.json", {"losses": lost, "steps": (1, 2)})
+    append(tmp_path / "log.jsonl", "step", {"loss": math.nan, "results": [{"loss": 0.5}]})
+
+    def refused(word: str) -> None:
+        raise AssertionError(word)
+
+    found = json.loads((tmp_path / "lost.json").read_text(), parse_constant=refused)
+    assert found == {"losses": {"0": None, "5": [0.5, None, {"mean": None}], "name": "Infinity"}, "steps": [1, 2]}
+    line = json.loads((tmp_path / "log.jsonl").read_text(), parse_constant=refused)
+    assert (line["loss"], line["results"]) == (None, [{"loss": 0.5}])

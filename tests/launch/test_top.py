@@ -97,6 +97,18 @@ def test_a_run_that_has_gone_silent_is_said_to_be(trained: Path) -> None:
     assert dict(view.rows())["state"].startswith("silent for ")
 
 
+def test_a_step_that_was_not_finite_spoils_no_mean(trained: Path) -> None:
+    """The log, which is strict JSON, has null for it."""
+    view = View()
+    for event in _read(trained)[:2]:
+        view.add(event)
+    loss = dict(view.rows())["loss"]
+    view.add({**_read(trained)[2], "metrics": {"loss": None}, "gradient_norm": None})
+    assert dict(view.rows())["loss"] == loss
+    view.recent.popleft()
+    assert dict(view.rows())["gradient norm"] == "not finite"
+
+
 def test_faults_are_in_the_log_and_on_the_table(metagen: Any, tiny_yaml: Path, tmp_path: Path) -> None:
     fault = ("--set", "phases.1.estimator=faults:Overflowing", "--steps", "8", "--set", "guard.nonfinite_steps=1")
     assert metagen("train", tiny_yaml, *fault, "--run-dir", tmp_path / "run").code == 2
