@@ -121,6 +121,7 @@ def _drive(
     """Run the loop to its end, logging and saving; a signal stops it between two steps."""
     config, layout = learner.config, learner.layout
     stop = Stop()
+    resume = f"metagen resume {folder}{workers.options}"
     console = Console(config, folder, workers.kind, workers.count, parts)
     journal = Journal(folder, config)
 
@@ -143,7 +144,7 @@ def _drive(
                     time.sleep(wait)
                 elif last:  # the run is whole in its folder, but not where it was asked to be
                     unstored = f"{path} is written, but not stored: {error}"
-                    raise UserError(f"{unstored}; then 'metagen resume {folder}'") from None
+                    raise UserError(f"{unstored}; then '{resume}'") from None
                 else:
                     console.line(f"not stored, the next checkpoint will try again: {error}")
 
@@ -159,7 +160,7 @@ def _drive(
     try:
         with (
             stop.listening(),
-            quiet_disk_refusals(folder),
+            quiet_disk_refusals(folder, resume),
             Board(folder, parts, learner.state.step) as board,
             console,
         ):
@@ -190,7 +191,7 @@ def _drive(
         journal.write("failed", step=learner.state.step, error=str(error))
         raise
     except Exception as error:
-        if refused := disk_refusal(error, folder):  # TensorBoard's: checkpoints and the log report for themselves
+        if refused := disk_refusal(error, folder, resume):  # TensorBoard's: checkpoints and the log report for themselves
             raise refused from None
         # Actors that are gone, or a bug in a part of one's own, spoil no step that was taken.
         step, said = learner.state.step, str(error) if isinstance(error, UserError) else repr(error)
@@ -198,7 +199,7 @@ def _drive(
             journal.write("failed", step=step, error=said)
             if saved < step:
                 save(f"step-{step:06d}", to_save(learner, pool))
-                console.line(f"failed after step {step} of {config.steps}: continue with 'metagen resume {folder}'")
+                console.line(f"failed after step {step} of {config.steps}: continue with '{resume}'")
         raise
     finally:
         pool.close()
@@ -206,7 +207,7 @@ def _drive(
     if step < config.steps:
         if saved < step:
             save(f"step-{step:06d}", state, last=True)
-        console.line(f"stopped after step {step} of {config.steps}: continue with 'metagen resume {folder}'")
+        console.line(f"stopped after step {step} of {config.steps}: continue with '{resume}'")
         journal.write("stopped", step=step)
         raise KeyboardInterrupt
     save("final", state, last=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from metagen import work
 from metagen.config import CrewConfig, RunConfig, actor_range
@@ -20,6 +20,8 @@ class Workers:
     kind: str
     crews: tuple[Crew, ...]
     address: str | None
+    options: str = field(default="", compare=False)
+    """What the command line chose, to say again with ``metagen resume``."""
 
     @property
     def count(self) -> int:
@@ -30,14 +32,16 @@ class Workers:
     def choose(config: RunConfig, kind: str | None, actors: str | None, address: str | None) -> Workers:
         """The command line's choice, else the config's, else Ray with an actor a core."""
         pool = config.pool
+        given = {"pool": kind, "actors": actors, "address": address}
+        options = "".join(f" --{name} {value}" for name, value in given.items() if value)
         kind = kind or ("ray" if address else pool.kind)
         if kind == "serial":
             if (actors or "1") != "1" or address:
                 raise UserError("--pool serial is one worker in this process: drop --actors and --address, or use ray")
-            return Workers(kind, (Crew(1, 1),), None)
+            return Workers(kind, (Crew(1, 1),), None, options)
         first = pool if actors is None else pool.model_copy(update={"actors": actors})
         crews = (_crew(first, None), *(_crew(other, other.device) for other in pool.others))
-        return Workers(kind, crews, address or pool.address)
+        return Workers(kind, crews, address or pool.address, options)
 
     @contextmanager
     def pooling(self) -> Iterator[Callable[[work.Parts], Pool]]:

@@ -105,7 +105,7 @@ def test_a_signal_stops_a_run_cleanly_with_a_checkpoint(
     assert "Traceback" not in err
     stopped = re.search(r"stopped after step (\d+) of 50: continue with 'metagen resume (.+)'", out)
     assert stopped
-    assert stopped[2] == str(folder)
+    assert stopped[2] == f"{folder} --pool serial"
     assert load_checkpoint(folder).state.step == int(stopped[1]) < 50
     assert not (folder / "checkpoints" / "final").exists()
     assert metagen("resume", folder).code == 0
@@ -163,7 +163,7 @@ def test_ctrl_c_on_ray_stops_cleanly_and_the_run_resumes_on_another_number_of_ac
     out, err = process.communicate(timeout=120)
     assert process.returncode == 130, (out, err)
     assert "Traceback" not in err
-    assert f"continue with 'metagen resume {folder}'" in out
+    assert f"continue with 'metagen resume {folder} --pool ray --actors 2'" in out
     assert "2 Ray actors" in out
 
     process = start_metagen("resume", folder, "--pool", "ray", "--actors", 1)

@@ -33,6 +33,13 @@ def test_the_command_line_comes_before_the_config(tiny_config: Any) -> None:
     assert Workers.choose(config, "serial", None, None).count == 1
 
 
+def test_a_run_that_is_stopped_is_told_to_go_on_with_the_workers_it_was_begun_with(tiny_config: Any) -> None:
+    config = tiny_config("pool={kind: ray}")
+    assert Workers.choose(config, None, None, None).options == ""
+    assert Workers.choose(config, "serial", None, None).options == " --pool serial"
+    assert Workers.choose(config, None, "2-4", "b:2").options == " --actors 2-4 --address b:2"
+
+
 def test_an_address_asks_for_ray(tiny_config: Any) -> None:
     assert Workers.choose(tiny_config("pool={kind: serial}"), None, None, "auto").kind == "ray"
 
