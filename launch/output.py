@@ -45,7 +45,7 @@ def write_picture(picture: Image.Image, target: Path, option: str) -> None:
 
 
 def write_json(target: Path, values: dict[str, Any]) -> None:
-    """Write figures atomically, those that are not finite as ``null``; raises ``UserError`` if the file cannot be written."""
+    """Write figures atomically, what is not finite as ``null``; raises ``UserError`` if the file cannot be written."""
     write_text(target, strict_json(values, indent=1), "--json")
 
 

@@ -8,6 +8,7 @@ from PIL import Image
 
 from launch.benchmarks.chart import Line, charts
 from launch.benchmarks.markdown import losses, samples, table
+from metagen.errors import counted
 
 FLOORS = {"copycat": "copycat", "real": "other real images"}
 YES = {True: "met", False: "not met"}
@@ -16,7 +17,7 @@ YES = {True: "met", False: "not met"}
 def report(values: dict[str, Any]) -> str:
     """All tables, as Markdown."""
     machine, count = values["environment"], len(values["seeds"])
-    seeds = f"{count} seed" + "s" * (count > 1)
+    seeds = counted(count, "seed")
     parts = [
         "# Few-shot benchmark\n",
         f"Preset `{values['preset']}` {' '.join(f'`{s}`' for s in values['settings'])} and its rivals at "
@@ -85,7 +86,7 @@ def verdict(values: dict[str, Any], domain: str) -> str:
         return f"not met: {'; '.join(names[key] for key in keys)}" if keys else "met"
 
     rows = [
-        [f"loss below every baseline after {_steps(k)}", those(left)]
+        [f"loss below every baseline after {counted(int(k), 'step')}", those(left)]
         for k, left in found["baselines_not_beaten_after_steps"].items()
     ]
     strongest = names[found["strongest_baseline"]]
@@ -104,10 +105,6 @@ def verdict(values: dict[str, Any], domain: str) -> str:
         ],
     ]
     return table(["to be reached", "outcome"], rows)
-
-
-def _steps(k: str) -> str:
-    return "1 step" if k == "1" else f"{k} steps"
 
 
 def picture(values: dict[str, Any]) -> Image.Image:

@@ -22,7 +22,7 @@ from launch.output import check_picture, check_writable, write_json, write_pictu
 from metagen import __version__, tasks
 from metagen.bootstrap import LEVEL
 from metagen.checkpoint import load_checkpoint
-from metagen.errors import UserError
+from metagen.errors import UserError, counted
 from metagen.evaluate import (
     STEP_SIZES,
     Bench,
@@ -93,7 +93,7 @@ def run_evaluation(request: Request) -> None:
     for note in images.notes:
         print(f"note: {note}", file=sys.stderr)
     if few:
-        left_out = f"{len(few)} classes of split '{request.split}' have too few images: {', '.join(few[:5])}"
+        left_out = f"classes of split '{request.split}' with too few images ({len(few)}): {', '.join(few[:5])}"
         print(f"note: {left_out}", file=sys.stderr)
     meta = method_of(saved)
     bench = Bench(images, classes, shots, request.seed)
@@ -185,7 +185,9 @@ def _draw(bench: Bench, meta: Method, steps: int, rows: Sequence[Row], picture: 
         if rows
         else drawn(meta, bench, bench.classes[every][:ROWS], steps, SAMPLES)
     )
-    write_picture(grid(drawn_rows[:ROWS], titles=("shown", f"generated after {steps} steps")), picture, "--picture")
+    write_picture(
+        grid(drawn_rows[:ROWS], titles=("shown", f"generated after {counted(steps, 'step')}")), picture, "--picture"
+    )
 
 
 def data_config(trained: DataConfig, data: Path, polarity: Polarity | None = None) -> DataConfig:

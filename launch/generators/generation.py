@@ -10,7 +10,7 @@ from pathlib import Path
 from launch.output import check_picture, write_picture
 from metagen import tasks
 from metagen.checkpoint import load_checkpoint, publishing
-from metagen.errors import UserError
+from metagen.errors import UserError, counted
 from metagen.evaluate import Bench, choose_classes, drawn, generate, method_of
 from metagen.picture import grid, save_image
 from metagen.pool import one_thread
@@ -52,7 +52,9 @@ def adapt_to_folder(checkpoint: Path, images_dir: Path, steps: int, samples: int
         steps = 0
     made = generate(method, support, steps, samples, seed, "adapt")
     if made.isnan().any():
-        raise UserError(f"{checkpoint}: after {steps} inner steps its images are no numbers: try fewer --steps")
+        raise UserError(
+            f"{checkpoint}: after {counted(steps, 'inner step')} its images are no numbers: try fewer --steps"
+        )
     if inverted:  # give the images back in the user's own polarity
         support, made = -support, -made
     with publishing(out) as folder:
@@ -61,7 +63,8 @@ def adapt_to_folder(checkpoint: Path, images_dir: Path, steps: int, samples: int
         grid(
             [("", support[:10], made[:10]), *(("", support[:0], made[i : i + 10]) for i in range(10, samples, 10))]
         ).save(folder / "grid.png")
-    print(f"{samples} new images and grid.png in {out} ({steps} steps, {time.monotonic() - started:.1f} s)")
+    took = f"{counted(steps, 'step')}, {time.monotonic() - started:.1f} s"
+    print(f"{counted(samples, 'new image')} and grid.png in {out} ({took})")
 
 
 def default_out(images_dir: Path) -> Path:

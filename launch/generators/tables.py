@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
+from metagen.errors import counted
 from metagen.quality import READINGS
 
 WIDEST = 1000
@@ -32,13 +33,14 @@ def print_tables(values: dict[str, Any]) -> None:
 
 def _losses(values: dict[str, Any], narrow: bool) -> Table:
     kind = "" if values["split"] == "all" else f"{values['split']} "  # not 'unseen': those of train are seen
-    table = _table(
-        f"{values['metric']} on {len(values['classes'])} {kind}classes of {values['data']}, {values['shots']} shots "
+    classes = counted(len(values["classes"]), f"{kind}class", f"{kind}classes")
+    table = table_of(
+        f"{values['metric']} on {classes} of {values['data']}, {counted(values['shots'], 'shot')} "
         "(95% interval; lower is better)"
     )
     table.add_column("method", overflow="fold")
     for k in values["steps"]:
-        table.add_column(f"{k} steps", justify="right", overflow="fold")
+        table.add_column(counted(k, "step"), justify="right", overflow="fold")
     for name, entry in values["methods"].items():
         cells = [entry["query_loss"][str(k)] for k in values["steps"]]
         table.add_row(_broken(name, narrow), *(_interval(c, 4, False) for c in cells))
@@ -52,9 +54,9 @@ def _losses(values: dict[str, Any], narrow: bool) -> Table:
 
 def _samples(values: dict[str, Any], narrow: bool) -> Table:
     samples = values["samples"]
-    table = _table(
-        f"{samples['images']} new images of these classes after {samples['steps']} steps, features of "
-        f"'{samples['extractor']}' (95% interval)"
+    table = table_of(
+        f"{counted(samples['images'], 'new image')} of these classes after {counted(samples['steps'], 'step')}, "
+        f"features of '{samples['extractor']}' (95% interval)"
     )
     table.add_column("metric", overflow="fold")
     table.add_column("best", overflow="fold")
@@ -76,14 +78,14 @@ def digits_of(cells: list[dict[str, Any]]) -> int:
 
 def _categories(values: dict[str, Any], narrow: bool) -> Table:
     """The last losses and the mean metrics of samples of each category."""
-    steps = str(values["steps"][-1])
+    steps, title = str(values["steps"][-1]), counted(values["steps"][-1], "step")
     meta = values["methods"]["meta"]["query_loss"][steps]["by_category"]
-    table = _table("By category")
+    table = table_of("By category")
     table.add_column("category", overflow="fold")
     table.add_column("classes", justify="right")
     rivals = {name: entry["query_loss"][steps]["by_category"] for name, entry in values["methods"].items()}
     for name in rivals:
-        table.add_column(f"{_broken(name, narrow)}\n{steps} steps", justify="right", overflow="fold")
+        table.add_column(f"{_broken(name, narrow)}\n{title}", justify="right", overflow="fold")
     shown = [m for m in ("kid", "recognisability") if "samples" in values]
     for metric in shown:
         table.add_column(f"meta\n{_broken(READINGS[metric].title, narrow)}", justify="right", overflow="fold")
@@ -106,7 +108,8 @@ def _broken(name: str, narrow: bool) -> str:
     return name.replace("_", "_\n").replace("recognis", "recognis-\n") if narrow else name
 
 
-def _table(title: str) -> Table:
+def table_of(title: str) -> Table:
+    """A table as narrow as its words let it be, without columns yet."""
     return Table(
         title=title, title_justify="left", box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0)
     )

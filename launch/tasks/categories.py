@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
-from rich.console import Console
 from rich.table import Table
 
 from launch.generators.evaluation import data_config
+from launch.generators.tables import table_of
 from launch.output import check_picture, write_picture
-from launch.tasks.sheets import load
+from launch.tasks.sheets import load, print_described
 from metagen import tasks
 from metagen.checkpoint import load_checkpoint
-from metagen.errors import UserError
+from metagen.errors import UserError, counted
 from metagen.picture import MARGIN, PAPER, TEXT, thumbnail
 from metagen.seeding import numpy_generator
 from metagen.tasks.categories import Sorter, find_categories
@@ -47,20 +47,24 @@ def show_categories(
     points = np.stack([sorter.standardised(to_float(images.class_images(int(i)))).numpy() for i in members])
     distances = ((points[:, None] - sorter.centroids.numpy()) ** 2).sum(2)
     categories = distances.argmin(1).astype(np.int64)
-    Console(highlight=False, markup=False, emoji=False).print(_table(images, members, categories, distances))
+    print_described(_table(images, members, categories, distances), images)
     write_picture(_map(images, members, points, categories, sorter, seed), out, "--out")
     print(f"wrote {out}")
 
 
 def _table(images: ImageSet, members: Indices, categories: Indices, distances: NDArray[np.float32]) -> Table:
-    table = Table(title=f"{images.name}: {distances.shape[1]} categories of tasks", title_justify="left")
-    for column in ("category", *SPLITS, "ink", "nearest to its centre"):
-        table.add_column(column, justify="left" if column.startswith("nearest") else "right")
+    table = table_of(f"{images.name}: {distances.shape[1]} categories of tasks")
+    for column in ("category", *SPLITS, "ink"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("nearest to its centre", overflow="fold")  # alone gives way in a narrow terminal
     for category in range(distances.shape[1]):
         mine = np.flatnonzero(categories == category)
         codes = images.split[members[mine]]
         counts = [str(int((codes == code).sum())) for code in SPLITS.values()]
-        ink = np.mean([images.class_images(int(i)).mean() / 255 for i in members[mine]]) if len(mine) else 0.0
+        if not len(mine):  # it was found in support sets, which are fewer images than a class's
+            table.add_row(str(category), *counts, "-", "no class as a whole, some support sets")
+            continue
+        ink = np.mean([images.class_images(int(i)).mean() / 255 for i in members[mine]])
         nearest = mine[np.argsort(distances[mine, category])[:SHOWN]]
         names = ", ".join(images.classes[i] for i in members[nearest])
         table.add_row(str(category), *counts, f"{ink:.0%}", names)
@@ -94,7 +98,7 @@ def _map(
         canvas.paste(thumbnail(images.class_images(int(members[i]))[0], EDGE - 5), (x + 2, y + 2))
     x = MARGIN
     for category, count in enumerate(np.bincount(categories, minlength=sorter.count)):
-        text = f"category {category} ({count} classes)"
+        text = f"category {category} ({counted(int(count), 'class', 'classes')})"
         draw.rectangle((x, MARGIN, x + 14, MARGIN + 14), fill=COLOURS[category])
         draw.text((x + 20, MARGIN - 2), text, fill=TEXT, font=font)
         x += 44 + int(font.getlength(text))

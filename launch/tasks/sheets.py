@@ -9,9 +9,10 @@ from rich.console import Console
 from rich.table import Table
 
 from launch.generators.evaluation import data_config
+from launch.generators.tables import table_of
 from launch.output import check_picture, write_picture
 from metagen import tasks
-from metagen.errors import UserError
+from metagen.errors import UserError, counted
 from metagen.picture import contact_sheet
 from metagen.seeding import numpy_generator
 from metagen.tasks.config import DataConfig
@@ -28,19 +29,26 @@ def load(data: str, image_size: int, channels: int) -> ImageSet:
 def print_list(data: str, image_size: int, channels: int) -> None:
     """A table of splits, and what was left out."""
     images = load(data, image_size, channels)
-    table = Table(
-        title=f"{images.name}: {len(images.classes)} classes, {len(images.images)} images", title_justify="left"
-    )
-    for column in ("split", "classes", "images", "fewest", "most", "for example"):
-        table.add_column(column, justify="right" if column in ("classes", "images", "fewest", "most") else "left")
+    classes, count = counted(len(images.classes), "class", "classes"), counted(len(images.images), "image")
+    table = table_of(f"{images.name}: {classes}, {count}")
+    table.add_column("split", no_wrap=True)
+    for column in ("classes", "images", "fewest", "most"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("for example", overflow="fold")  # alone gives way in a narrow terminal
     for split in SPLITS:
         members = images.members(split, 0)
         counts = images.counts[members] if len(members) else np.zeros(1, dtype=int)
         names = ", ".join(images.classes[i] for i in members[:: max(1, len(members) // 3)][:3])
         table.add_row(split, str(len(members)), str(counts.sum()), str(counts.min()), str(counts.max()), names)
+    print_described(table, images)
+
+
+def print_described(table: Table, images: ImageSet) -> None:
+    """A table of an image set, where its split comes from, and what was left out."""
     console = Console(highlight=False, markup=False, emoji=False)
     console.print(table)
-    console.print(f"split: {images.split_origin}", soft_wrap=True)
+    console.print()
+    console.print(images.split_origin, soft_wrap=True)
     for note in images.notes:
         console.print(f"note: {note}", soft_wrap=True)
 

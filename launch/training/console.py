@@ -11,6 +11,7 @@ from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from metagen.config import RunConfig
+from metagen.errors import counted
 from metagen.records import StepReport, Verdict
 from metagen.work import Parts
 
@@ -29,13 +30,14 @@ class Console:
         self.rate: float | None = None
         self.started = time.monotonic()
         self._seen = self._phase = 0
-        who = "in this process" if kind == "serial" else f"{workers} Ray actor{'s' if workers > 1 else ''}"
+        who = "in this process" if kind == "serial" else counted(workers, "Ray actor")
         network = parts.problem.network.layout
         self.rich.print(config.name, style="bold", end=" ")
         self.line(f"-> {folder}")
+        classes = counted(len(parts.images.members("train", 1)), "training class", "training classes")
         self.line(
-            f"  data       {parts.images.name}: {len(parts.images.members('train', 1))} training classes, "
-            f"{parts.images.size}x{parts.images.size}; split: {parts.images.split_origin}"
+            f"  data       {parts.images.name}: {classes}, "
+            f"{parts.images.size}x{parts.images.size}; {parts.images.split_origin}"
         )
         self.line(
             f"  generator  {config.generator.family}, {network.size:,} parameters in {len(network.layers)} layers, "
@@ -85,7 +87,7 @@ class Console:
         self._seen += 1
         for verdict, count in report.verdicts.items():
             if verdict is not Verdict.ACCEPTED and count:
-                self.line(f"step {report.step}: {count} {verdict} result{'s' if count > 1 else ''} not applied")
+                self.line(f"step {report.step}: {counted(count, f'{verdict} result')} not applied")
         if report.rolled_back:
             self.line(f"step {report.step}: diverged (loss {report.loss:.4g}), back to the last good state; goes on")
         if self.live:

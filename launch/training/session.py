@@ -20,7 +20,7 @@ from launch.training.workers import Workers
 from metagen import checkpoint, quarantine, tasks, work
 from metagen.budget import fit
 from metagen.config import RunConfig
-from metagen.errors import UserError
+from metagen.errors import UserError, counted
 from metagen.evaluate import MIN_QUERIES
 from metagen.guard import Diverged
 from metagen.learner import Learner
@@ -104,7 +104,7 @@ def proceed(folder: Path, workers: Workers) -> None:
         if step >= config.steps:
             if store:
                 store.publish(folder / "checkpoints" / checkpoint.FINAL)
-            print(f"{folder} is complete: {step} steps")
+            print(f"{folder} is complete: {counted(step, 'step')}")
             return
         _drive(learner, parts, make_pool(parts), folder, workers, store)
 
@@ -191,7 +191,7 @@ def _drive(
         journal.write("failed", step=learner.state.step, error=str(error))
         raise
     except Exception as error:
-        if refused := disk_refusal(error, folder, resume):  # TensorBoard's: checkpoints and the log report for themselves
+        if refused := disk_refusal(error, folder, resume):  # TensorBoard's: checkpoints and the log tell their own
             raise refused from None
         # Actors that are gone, or a bug in a part of one's own, spoil no step that was taken.
         step, said = learner.state.step, str(error) if isinstance(error, UserError) else repr(error)
@@ -230,7 +230,7 @@ def _enough(config: RunConfig, images: ImageSet) -> None:
     if few:
         shown = ", ".join(few[:5]) + (f" and {len(few) - 5} more" if len(few) > 5 else "")
         print(
-            f"note: {len(few)} training classes have fewer than {need} images and are not used: {shown}",
+            f"note: training classes with fewer than {need} images are not used ({len(few)}): {shown}",
             file=sys.stderr,
         )
     if not len(images.members("train", 0)):

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from launch.training.log import LOG, events
-from metagen.errors import UserError
+from metagen.errors import UserError, counted
 
 SILENT_SECONDS = 60.0
 RECENT = 20
@@ -127,7 +127,7 @@ class View:
                 ("workers", "; ".join([str(self.workers), *(f"{n} {what}" for what, n in sorted(self.events.items()))]))
             )
         rows += [
-            ("rollbacks", f"{self.rollbacks}; {self.quarantined} results quarantined"),
+            ("rollbacks", f"{self.rollbacks}; {counted(self.quarantined, 'result')} quarantined"),
             ("checkpoint", self.checkpoint),
         ]
         return [*rows, ("error", self.error)] if self.error else rows

@@ -53,7 +53,7 @@ def folder(config: DataConfig) -> ImageSet:
     given = [kind.split for kind, _ in kept if kind.split is not None]
     notes = _notes(root, ignored, skipped)
     if empty:
-        notes.append(f"{len(empty)} class folders without a readable image were left out: {some(sorted(empty))}")
+        notes.append(f"class folders without a readable image, left out ({len(empty)}): {some(sorted(empty))}")
     return ImageSet(
         name=root.name,
         images=images,
@@ -194,9 +194,9 @@ def _read(files: Sequence[Path], size: int, channels: int, on_corrupt: OnCorrupt
 
 
 def _notes(root: Path, ignored: Counter[str], skipped: Sequence[Path]) -> list[str]:
-    notes = [f"{count} {what} were not read" for what, count in sorted(ignored.items()) if count]
+    notes = [f"not read: {what} ({count})" for what, count in sorted(ignored.items()) if count]
     if skipped:
-        notes.append(f"{len(skipped)} corrupt images were skipped: {_relative(root, skipped)}")
+        notes.append(f"corrupt images, skipped ({len(skipped)}): {_relative(root, skipped)}")
     return notes
 
 

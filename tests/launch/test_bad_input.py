@@ -159,7 +159,7 @@ def test_a_folder_with_too_few_images(tiny_yaml: Path, class_folders: Path, run_
         *("--set", "episode.shots=4", "--set", "episode.queries=3", "--run-dir", run_dir),
     )
     _refused(done, "images: no training class has 7 images", "--set episode.queries=N, or add images")
-    assert "2 training classes have fewer than 7 images and are not used: cat, owl" in done.err
+    assert "training classes with fewer than 7 images are not used (2): cat, owl" in done.err
 
 
 def test_classes_with_too_few_images_are_reported_not_silently_dropped(
@@ -173,7 +173,7 @@ def test_classes_with_too_few_images_are_reported_not_silently_dropped(
         *("--set", "episode.shots=4", "--run-dir", tmp_path / "run"),
     )
     assert done.code == 0
-    assert "note: 1 training classes have fewer than 6 images and are not used: owl" in done.err
+    assert "note: training classes with fewer than 6 images are not used (1): owl" in done.err
 
 
 def test_a_corrupt_image_is_named_or_counted(
@@ -188,7 +188,7 @@ def test_a_corrupt_image_is_named_or_counted(
     assert not (tmp_path / "a").exists()
     done = metagen("train", tiny_yaml, *data, "--set", "data.on_corrupt=skip", "--run-dir", tmp_path / "b")
     assert done.code == 0
-    assert "note: 1 corrupt images were skipped: 'train/owl/3.png'" in done.err
+    assert "note: corrupt images, skipped (1): 'train/owl/3.png'" in done.err
 
 
 def test_images_to_adapt_to(

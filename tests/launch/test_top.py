@@ -118,7 +118,7 @@ def test_faults_are_in_the_log_and_on_the_table(metagen: Any, tiny_yaml: Path, t
     assert metagen("replay", tmp_path / "run").out.split() == [work_id]
     out = metagen("top", tmp_path / "run", "--once").out
     assert "failed" in out
-    assert "1 results quarantined" in out
+    assert "1 result quarantined" in out
     assert "non-finite results" in out
 
 

@@ -59,7 +59,7 @@ def test_a_corrupt_image_is_named_or_counted(class_folders: Any) -> None:
         _load(root)
     images = _load(root, on_corrupt="skip")
     assert _levels(images, "cat") == [0, 2]
-    assert images.notes == ("1 corrupt images were skipped: 'cat/1.png'",)
+    assert images.notes == ("corrupt images, skipped (1): 'cat/1.png'",)
 
 
 def test_a_class_whose_images_are_all_corrupt_is_left_out_and_reported(class_folders: Any) -> None:
@@ -67,7 +67,7 @@ def test_a_class_whose_images_are_all_corrupt_is_left_out_and_reported(class_fol
     (root / "cat" / "0.png").write_bytes((root / "dog" / "0.png").read_bytes()[:30])
     images = _load(root, on_corrupt="skip")
     assert images.classes == ("dog",)
-    assert "2 class folders without a readable image were left out: 'cat', 'empty'" in images.notes
+    assert "class folders without a readable image, left out (2): 'cat', 'empty'" in images.notes
     (root / "dog" / "0.png").write_bytes(b"")
     with pytest.raises(UserError, match=r"all 2 images are corrupt, such as 'cat/0\.png', 'dog/0\.png'"):
         _load(root, on_corrupt="skip")
@@ -89,10 +89,10 @@ def test_what_is_not_read_is_counted(class_folders: Any) -> None:
     images = _load(root)
     assert _levels(images, "cat") == [0, 99]
     assert images.notes == (
-        "2 files that are no PNG, JPEG, WebP or BMP were not read",
-        "1 folders inside class folders were not read",
-        "2 hidden files and folders were not read",
-        "1 images outside class folders were not read",
+        "not read: files that are no PNG, JPEG, WebP or BMP (2)",
+        "not read: folders inside class folders (1)",
+        "not read: hidden files and folders (2)",
+        "not read: images outside class folders (1)",
     )
 
 
@@ -107,7 +107,7 @@ def test_links_are_followed_only_inside_the_folder(class_folders: Any, tmp_path:
     images = _load(root)
     assert images.classes == ("cat",)
     assert _levels(images, "cat") == [0, 1, 1]
-    assert images.notes == ("4 links that leave the folder or lead nowhere were not read",)
+    assert images.notes == ("not read: links that leave the folder or lead nowhere (4)",)
     (tmp_path / "link").symlink_to(root)
     assert len(_load(tmp_path / "link").images) == 3
 
@@ -115,7 +115,7 @@ def test_links_are_followed_only_inside_the_folder(class_folders: Any, tmp_path:
 def test_a_named_pipe_does_not_block(class_folders: Any) -> None:
     root = class_folders({"cat": 1})
     os.mkfifo(root / "cat" / "pipe.png")
-    assert _load(root).notes == ("1 files that are no PNG, JPEG, WebP or BMP were not read",)
+    assert _load(root).notes == ("not read: files that are no PNG, JPEG, WebP or BMP (1)",)
 
 
 @pytest.mark.parametrize("layout", [{}, {"cat": 0}, {"cat/inner/deep": 1}, {"train": 0, "test/cat": 0}])
@@ -174,7 +174,7 @@ def test_one_class_is_loaded_from_a_flat_folder(class_folders: Any) -> None:
     assert images.classes == ("mine",)
     assert _levels(images, "mine") == [255, 254, 253, 252]
     assert images.members("test").tolist() == [0]
-    assert images.notes == ("1 corrupt images were skipped: 'bad.bmp'", "polarity invert: images were inverted")
+    assert images.notes == ("corrupt images, skipped (1): 'bad.bmp'", "polarity invert: images were inverted")
     with pytest.raises(UserError, match=r"no images .* in this folder; its folders are 'mine': name one"):
         load_class_folder(root, config)
     with pytest.raises(UserError, match="no such folder; expected a folder with the images of one class"):
