@@ -50,7 +50,7 @@ def npz(config: DataConfig) -> ImageSet:
         domains=tuple(domains),
         split=split,
         split_origin=origin,
-        notes=(f"{len(empty)} classes have no images: {some(empty)}",) if empty else (),
+        notes=(f"classes without images ({len(empty)}): {some(empty)}",) if empty else (),
     )
 
 
@@ -69,6 +69,8 @@ def read_arrays(path: Path, required: Sequence[str], optional: Sequence[str] = (
             raise UserError(f"{path}: not an .npz file, or cut short; write it with numpy.savez")
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             missing = sorted(set(required) - set(file.files))
+            if len(missing) == len(required) and any("/" in name for name in file.files):
+                raise UserError(f"{path}: a zip of folders, not an .npz: unpack it and give the folder of its classes")
             if missing:
                 raise UserError(f"{path}: no key {some(missing)}; it has {some(file.files)}; it needs {some(required)}")
             _check_size(path, file)

@@ -49,7 +49,7 @@ def test_split_and_domain_are_taken_from_the_file(tmp_path: Path) -> None:
 def test_a_class_without_images_is_reported(tmp_path: Path) -> None:
     images = _load(_saved(tmp_path, names=np.array(["ant", "bee", "cat", "dog"])))
     assert images.counts.tolist() == [2, 1, 3, 0]
-    assert images.notes == ("1 classes have no images: 'dog'",)
+    assert images.notes == ("classes without images (1): 'dog'",)
 
 
 @pytest.mark.parametrize("shape", [(6, 8, 8, 1), (6, 8, 8, 3), (6, 10, 7), (6, 10, 7, 3)])
@@ -153,3 +153,10 @@ def test_an_archive_that_claims_more_than_the_memory_is_refused_before_it_is_unp
     monkeypatch.setattr(np.lib.npyio.NpzFile, "__getitem__", lambda *_: pytest.fail("it was unpacked"))
     with pytest.raises(UserError, match=r"unpacks to 0\.0 GiB, more than half of this machine's memory"):
         read_arrays(path, required=("images",))
+
+
+def test_class_folders_in_a_zip_are_told_to_be_unpacked(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "mine.zip", "w") as file:
+        file.writestr("cat/1.png", b"pixels")
+    with pytest.raises(UserError, match=r"mine\.zip: a zip of folders, not an \.npz: unpack it and give the folder"):
+        _load(tmp_path / "mine.zip")
