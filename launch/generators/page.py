@@ -15,6 +15,7 @@ from torch import Tensor
 
 from launch.generators.tables import digits_of
 from metagen.bootstrap import bounds
+from metagen.errors import counted
 from metagen.makers import Gallery
 from metagen.picture import picture_of
 from metagen.quality import READINGS
@@ -53,10 +54,11 @@ def html_page(values: dict[str, Any], rows: Sequence[Row]) -> str:
     if rows:
         parts.append(_grids(rows, values["samples"]["steps"]))
     template = resources.files("launch.generators").joinpath("page.html").read_text()
+    origin, classes = values["split_origin"], counted(len(values["classes"]), "class", "classes")
     subtitle = (
-        f"{escape(values['checkpoint'])}, outer step {values['step']} &middot; {len(values['classes'])} classes of "
-        f"split &lsquo;{values['split']}&rsquo;, {values['shots']} images shown of each &middot; metagen "
-        f"{values['metagen']}. {escape(values['split_origin'])}"
+        f"{escape(values['checkpoint'])}, outer step {values['step']} &middot; {classes} of "
+        f"split &lsquo;{values['split']}&rsquo;, {counted(values['shots'], 'image')} shown of each &middot; metagen "
+        f"{values['metagen']}. {escape(origin[:1].upper() + origin[1:])}."
     )
     title = f"Evaluation on classes of {escape(values['data'])}"
     return Template(template).substitute(title=title, subtitle=subtitle, body="\n".join(parts))
@@ -71,7 +73,7 @@ def _losses(values: dict[str, Any]) -> str:
         if "meta_minus_this" in entry:
             cells = [_cell(entry["meta_minus_this"][k], 4, "+") for k in steps]
             rows.append([f"meta minus <i>{_method(name)}</i>", *cells])
-    head = ["method", *(f"{k} steps" for k in steps)]
+    head = ["method", *(counted(k, "step") for k in values["steps"])]
     caption = "Mean of classes and 95% interval, classes drawn anew; differences are paired by class."
     return (
         f"<h2>Loss of images not shown</h2><p>{escape(values['metric']).capitalize()} after so many inner steps, "
@@ -90,7 +92,8 @@ def _samples(values: dict[str, Any]) -> str:
     head = ["metric", "best", *(_method(name) for name in samples["methods"])]
     about = "".join(f"<li><b>{escape(r.title)}</b>: {escape(r.about)}</li>" for r in READINGS.values())
     return (
-        f"<h2>New images</h2><p>{samples['images']} images of each method after {samples['steps']} steps, as many real "
+        f"<h2>New images</h2><p>{counted(samples['images'], 'image')} of each method after "
+        f"{counted(samples['steps'], 'step')}, as many real "
         f"ones to compare with, in features of &lsquo;{escape(samples['extractor'])}&rsquo;. Read every column between "
         "the copycat's and that of other real images.</p>"
         f"{_table(head, rows)}<details><summary>What they mean</summary><ul class='soft'>{about}</ul></details>"
@@ -98,19 +101,27 @@ def _samples(values: dict[str, Any]) -> str:
 
 
 def _categories(values: dict[str, Any]) -> str:
-    steps = str(values["steps"][-1])
-    losses = {n: e["query_loss"][steps].get("by_category") for n, e in values["methods"].items()}
+    last = values["steps"][-1]
+    losses = {n: e["query_loss"][str(last)].get("by_category") for n, e in values["methods"].items()}
     meta = losses["meta"]
     if meta is None:
         return ""
-    metrics = values["samples"]["methods"]["meta"] if "samples" in values else {}
-    head = ["category", "classes", *(f"{_method(n)}, {steps} steps" for n in losses)]
-    head += [escape(READINGS[m].title) for m in metrics]
-    rows = []
-    for category, cell in meta.items():
-        row = [escape(category), str(cell["classes"]), *(_cell(found[category], 4) for found in losses.values())]
-        rows.append(row + [_cell(found["by_category"][category], 3) for found in metrics.values()])
-    return f"<h2>By category</h2>{_table(head, rows)}"
+    rows = [
+        [escape(category), str(cell["classes"]), *(_cell(found[category], 4) for found in losses.values())]
+        for category, cell in meta.items()
+    ]
+    head = ["category", "classes", *map(_method, losses)]
+    parts = [_table(head, rows, f"Loss of images not shown, after {counted(last, 'step')}.")]
+    if "samples" in values:  # apart: side by side they are wider than the page
+        metrics = {m: cell["by_category"] for m, cell in values["samples"]["methods"]["meta"].items()}
+        digits = {m: digits_of(list(found.values())) for m, found in metrics.items()}
+        rows = [
+            [escape(category), *(_cell(found[category], digits[m]) for m, found in metrics.items())]
+            for category in meta
+        ]
+        head = ["category", *(escape(READINGS[m].title) for m in metrics)]
+        parts.append(_table(head, rows, f"New images: {METHODS['meta']}."))
+    return f"<h2>By category</h2>{''.join(parts)}"
 
 
 def _grids(rows: Sequence[Row], steps: int) -> str:
@@ -128,8 +139,9 @@ def _grids(rows: Sequence[Row], steps: int) -> str:
             f"<div class='strip'>{pairs}</div></div>"
         )
     return (
-        f"<h2>Images</h2><p>New images after {steps} steps. Below each is the real image of its class that is nearest "
-        f"in the features, framed if it was one of those shown.</p><div class='classes'>{''.join(cards)}</div>"
+        f"<h2>Images</h2><p>New images after {counted(steps, 'step')}. Below each is the real image of its class that "
+        "is nearest in the features, framed if it was one of those shown.</p>"
+        f"<div class='classes'>{''.join(cards)}</div>"
     )
 
 
