@@ -14,7 +14,6 @@ from torch import Tensor
 from metagen.adapt import adapt
 from metagen.evaluate import Bench, Method
 from metagen.policies import Run, Solver
-from metagen.policies.rules import safe_root
 from metagen.seeding import torch_generator
 
 
@@ -29,7 +28,7 @@ class Pick:
     """'' for a policy that does not say."""
     log10_sizes: Tensor
     """log10 of the step sizes: ``[steps taken, L]``; of how far each layer moved (root mean square), for a policy
-    that does not say."""
+    that does not say: -inf for one that stood still."""
 
 
 def picks(method: Method, bench: Bench, steps: int) -> Iterator[Pick]:
@@ -45,7 +44,7 @@ def picks(method: Method, bench: Bench, steps: int) -> Iterator[Pick]:
         sizes = [size + math.log(share) for size in run.log_sizes] if share else []
         if share and not sizes:
             moves = [after - before for before, after in pairwise(path) if after is not before]
-            sizes = [safe_root(layers.mean_square(move)).log() for move in moves]
+            sizes = [layers.mean_square(move).sqrt().log() for move in moves]
         table = torch.stack(sizes).float().cpu() / math.log(10) if sizes else torch.zeros(0, layers.count)
         yield Pick(name, sorter.category(support) if sorter else None, run.rule, table)
 

@@ -68,6 +68,7 @@ def test_a_policy_that_solves_does_so_with_any_number_of_images(toy_problem: Any
     found = list(picks(_method(toy_problem, _policy("ridge"), shots=3), single, steps=2))
     assert all(len(pick.log10_sizes) == 2 for pick in found)
     assert all(float(pick.log10_sizes[0, -1]) > -6 for pick in found), "the last layer moves"
+    assert all(bool(pick.log10_sizes[:, :-1].isneginf().all()) for pick in found), "and no other"
 
 
 def test_a_policy_that_stops_early_picks_fewer_steps(toy_problem: Any, bench: Bench) -> None:

@@ -36,7 +36,9 @@ def plot(panels: Sequence[Panel], layers: Sequence[str]) -> Image.Image:
     high, wide = len(layers) * CELL, len(panels) * (WIDTH + GAP)
     canvas = Image.new("RGB", (left + wide + 90, top + high + 40), PAPER)
     draw = ImageDraw.Draw(canvas)
+    # A layer that did not move (-inf) gets the colour of the least that did.
     sizes = np.concatenate([panel.log10_sizes.numpy().ravel() for panel in panels] or [np.zeros(0)])
+    sizes = sizes[np.isfinite(sizes)]
     low, highest = (float(sizes.min()), float(sizes.max())) if len(sizes) else (-6.0, -3.0)
     highest = max(highest, low + 0.1)
     rules = list(dict.fromkeys(rule for panel in panels for rule in panel.rules))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,10 +14,12 @@ from rich.table import Table
 from torch import Tensor
 
 from launch.generators.evaluation import data_config, home_of
+from launch.generators.tables import table_of
 from launch.output import check_picture, check_writable, write_json, write_picture
 from launch.policies.plot import Panel, plot
 from metagen import tasks
 from metagen.checkpoint import load_checkpoint
+from metagen.errors import counted
 from metagen.evaluate import Bench, choose_classes, method_of
 from metagen.picks import Pick, picks, shares, typical
 from metagen.pool import one_thread
@@ -52,9 +55,11 @@ def show_policy(
     groups = grouped(found)
     layout = method.problem.network.layout
     console = Console(highlight=False, markup=False, emoji=False)
-    title = f"policy {config.policy.name}: {len(found)} tasks of {images.name}, split {split}, {shots} shots"
+    seen = f"{counted(len(found), 'task')} of {images.name}, split {split}, {counted(shots, 'shot')}"
+    title = f"policy {config.policy.name}: {seen}"
     console.print(_by_category(title, groups))
     whole = typical(found)
+    console.print()
     if len(whole):
         console.print(_by_layer(whole, layout.layers, layout.layer_sizes))
     panels = [Panel(_label(name, group), shares(group), typical(group)) for name, group in groups.items()]
@@ -78,13 +83,15 @@ def _label(name: str, group: list[Pick]) -> str:
 
 
 def _by_category(title: str, groups: Groups) -> Table:
-    table = Table(title=title, title_justify="left")
-    for column in ("category", "tasks", "rules", "steps", "step size: first", "last", "spread"):
+    table = table_of(title)
+    for column in ("category", "tasks", "rules", "steps", "step size: first", "last", "spread of first"):
         table.add_column(column, justify="left" if column == "rules" else "right")
     for name, group in groups.items():
         rules = ", ".join(f"{rule} {share:.0%}" for rule, share in shares(group).items())
         taken = sorted(len(pick.log10_sizes) for pick in group)
-        sizes = [pick.log10_sizes.median(1).values for pick in group if len(pick.log10_sizes)]
+        # Of the layers that moved: a policy that solves for one of them leaves the others where they are.
+        moved = [pick.log10_sizes.masked_fill(pick.log10_sizes.isinf(), math.nan) for pick in group]
+        sizes = [each.nanmedian(1).values for each in moved if len(each)]
         cells = ("-", "-", "-")
         if sizes:
             first, last = (sorted(float(10 ** s[i]) for s in sizes) for i in (0, -1))
@@ -97,13 +104,18 @@ def _by_category(title: str, groups: Groups) -> Table:
 
 def _by_layer(sizes: Tensor, names: Sequence[str], counts: Sequence[int]) -> Table:
     """``sizes [steps, L]`` at the first step, in the middle, and at the last."""
-    table = Table(title="step size by layer (median over tasks)", title_justify="left")
+    table = table_of("step size by layer (median over tasks)")
     columns = {"first": 0, f"step {len(sizes) // 2 + 1}": len(sizes) // 2, "last": len(sizes) - 1}
     for column in ("layer", "parameters", *columns):
         table.add_column(column, justify="left" if column == "layer" else "right")
     for layer, (name, count) in enumerate(zip(names, counts, strict=True)):
-        table.add_row(name, f"{count:,}", *(f"{10 ** float(sizes[j, layer]):.1e}" for j in columns.values()))
+        table.add_row(name, f"{count:,}", *(_size(float(sizes[j, layer])) for j in columns.values()))
     return table
+
+
+def _size(log10: float) -> str:
+    """A layer's step size; a dash where it did not move."""
+    return f"{10**log10:.1e}" if math.isfinite(log10) else "-"
 
 
 def _values(groups: Groups, layers: Sequence[str]) -> dict[str, Any]:

@@ -45,7 +45,8 @@ def test_it_prints_and_draws_what_is_picked_by_category_and_by_layer(
     assert len(apart) == 3
     for group in report["groups"].values():
         assert group["rules"] == {"adam": 1.0}
-        assert np.array(group["log10_step_size"]).shape == (2, len(report["layers"]))
+        assert set(group["steps"]) <= {1, 2}  # the policy chooses: a category may take one step each
+        assert np.array(group["log10_step_size"]).shape == (max(group["steps"]), len(report["layers"]))
     for layer in report["layers"]:
         assert layer in done.out
     with Image.open(out) as picture:
@@ -79,3 +80,20 @@ def test_tensorboard_has_what_tells_whether_reinforcement_is_sound(chosen: Path)
     assert [event.step for event in histograms] == [1, 2]
     assert histograms[0].histogram_value.num == 2 * 2 * 2
     assert -8 < histograms[0].histogram_value.min < histograms[0].histogram_value.max < 0
+
+
+def test_a_layer_that_stands_still_has_no_step_size(tiny_yaml: Path, tmp_path: Path, metagen: Any) -> None:
+    """Ridge solves for the last layer and leaves all others where they are."""
+    ridge = ("policy={name: ridge}", "phases=[{estimator: closed-form, steps: 1, items: 1, tasks: 1}]")
+    run, values = tmp_path / "run", tmp_path / "policy.json"
+    done = metagen("train", tiny_yaml, *(word for one in ridge for word in ("--set", one)), "--run-dir", run)
+    assert done.code == 0, done.err
+    done = metagen("policy", "show", run, "--tasks", 1, "--steps", 2, "--json", values)
+    assert done.code == 0, done.err
+    layers = [line.split() for line in done.out.partition("step size by layer")[2].splitlines()]
+    sizes = {words[0]: words[2:] for words in layers if len(words) == 5}
+    (moving,) = (name for name, said in sizes.items() if said != ["-"] * 3 and name != "layer")
+    assert moving == "out"
+    whole = next(line.split() for line in done.out.splitlines() if line.strip().startswith("all"))
+    assert {sizes["out"][0], sizes["out"][-1]} <= set(whole), "the median is of layers that moved"
+    assert {row[0] for row in json.loads(values.read_text())["groups"]["all"]["log10_step_size"]} == {None}
