@@ -61,6 +61,7 @@ class Charts:
         top = sorted(r["loss"] for t in ranked for r in t.results)
         if len(top) > 10:  # one that went astray is not to hide the others
             axes.set_ylim(top[0] - 0.05 * (top[-1] - top[0]), top[int(0.97 * (len(top) - 1))])
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set_xlabel("outer steps")
         axes.set_ylabel(UNITS["loss"])
         axes.set_title(f"trial {ranked[0].number} in colour", fontsize=11)
@@ -79,6 +80,8 @@ class Charts:
         for index in best:
             (x, y), trial = shown[index]
             axes.annotate(str(trial.number), (x, y), xytext=(5, 4), textcoords="offset points", fontsize=9)
+        if other in ("parameters", "flops"):  # 100 k and 50 M, not 100000 and 0.5 with 1e8 in a corner
+            axes.xaxis.set_major_formatter(optional("matplotlib.ticker", "the report").EngFormatter())
         axes.set_xlabel(UNITS[other])
         axes.set_ylabel(UNITS["loss"])
         return self.saved(figure)
@@ -90,7 +93,7 @@ class Charts:
         """
         figure, axes = self.figure(0.6 * (len(names) + 1) + 0.6)
         losses = sorted(t.objective("loss") for t in ranked)
-        low, high = losses[0], losses[int(0.9 * (len(losses) - 1))]
+        low, high = losses[0], losses[math.ceil(0.9 * (len(losses) - 1))]
         axes.set_yticks(range(len(names) + 1), [*names.values(), "loss"])
         axes.invert_yaxis()
         axes.set_xticks([])
@@ -105,7 +108,8 @@ class Charts:
             for x, text in _ticks(self.sweep.space[name]):
                 axes.text(x, y - 0.12, text, fontsize=8, ha="center", va="bottom")
         axes.text(0.0, len(names) - 0.12, f"{low:.4g}", fontsize=8, ha="center", va="bottom")
-        axes.text(1.0, len(names) - 0.12, f"{high:.4g}+", fontsize=8, ha="center", va="bottom")
+        end = f"{high:.4g}" + "+" * (high < losses[-1])
+        axes.text(1.0, len(names) - 0.12, end, fontsize=8, ha="center", va="bottom")
         axes.spines[["left", "bottom"]].set_visible(False)
         axes.grid(axis="y", alpha=0.3)
         axes.set_xlim(-0.06, 1.06)

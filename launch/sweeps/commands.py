@@ -105,7 +105,10 @@ def status(folder: Path, once: bool) -> None:
 @folder_argument
 @click.option("--samples/--no-samples", default=True, show_default=True, help="Draw what the best three make.")
 def report(folder: Path, samples: bool) -> None:
-    """Write DIR/report.html: one page that opens offline; its pictures as PNG too, in DIR/report."""
+    """Write DIR/report.html, a page that opens offline.
+
+    Its pictures lie in DIR/report too, as PNG.
+    """
     from launch.sweeps.report import write_report
 
     write_report(folder, samples)
@@ -126,7 +129,10 @@ def best(folder: Path, trial: int | None, export: Path | None) -> None:
 @folder_argument
 @click.option("--wait", type=click.IntRange(min=0), default=60, show_default=True, help="Seconds to wait for it.")
 def stop(folder: Path, wait: int) -> None:
-    """Ask a running sweep to leave; 'metagen sweep resume' goes on with it."""
+    """Ask a running sweep to leave.
+
+    'metagen sweep resume' goes on with it.
+    """
     from launch.sweeps.session import ask_to_stop
 
     ask_to_stop(folder, wait)

@@ -15,7 +15,7 @@ from launch.sweeps.durations import short
 from launch.sweeps.names import short_names, shown
 from metagen import tasks
 from metagen.checkpoint import load_checkpoint, publishing
-from metagen.errors import UserError
+from metagen.errors import UserError, counted
 from metagen.evaluate import drawn, method_of
 from metagen.picture import grid
 from metagen.pool import one_thread
@@ -90,9 +90,10 @@ def write_report(folder: Path, samples: bool) -> None:
 def _head(sweep: SweepConfig, progress: Progress, best: Tried) -> str:
     losses = sorted(t.objective("loss") for t in progress.ranked())
     return (
-        f"<h1>{html.escape(sweep.name)}</h1><p>{len(progress.trials)} trials, {short(progress.seconds)}. The best, "
+        f"<h1>{html.escape(sweep.name)}</h1><p>{counted(len(progress.trials), 'trial')}, "
+        f"{short(progress.seconds)}. The best, "
         f"trial {best.number}, has a loss of <b>{best.objective('loss'):.4f}</b> on validation classes after "
-        f"{sweep.judge.steps} adaptation steps; the middle trial {losses[len(losses) // 2]:.4f}. Search "
+        f"{counted(sweep.judge.steps, 'adaptation step')}; the middle trial {losses[len(losses) // 2]:.4f}. Search "
         f"{sweep.search.name}, schedule {sweep.schedule.name}.</p>"
         "<p><code>metagen sweep best DIR --export best.yaml</code> writes its config for "
         "<code>metagen train</code>.</p>"
@@ -148,7 +149,7 @@ def _cost(sweep: SweepConfig, progress: Progress) -> str:
 def _failures(progress: Progress) -> str:
     failed = [trial for trial in progress.trials.values() if trial.status in ("failed", "refused")]
     lines = [f"trial {t.number} {t.status}: {t.reason}" for t in failed]
-    lines += [f"{count} proposals: {reason}" for reason, count in progress.reasons().most_common(8)]
+    lines += [f"{counted(count, 'proposal')}: {reason}" for reason, count in progress.reasons().most_common(8)]
     return "<ul>" + "".join(f"<li>{html.escape(line)}</li>" for line in lines) + "</ul>" if lines else "<p>None.</p>"
 
 

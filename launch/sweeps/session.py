@@ -16,7 +16,7 @@ from launch.sweeps.durations import short
 from launch.sweeps.hparams import HParams
 from launch.sweeps.names import choices
 from metagen import tasks
-from metagen.errors import UserError
+from metagen.errors import UserError, counted
 from metagen.pool import Crew, one_thread
 from metagen.precision import resolve
 from metagen.search import heartbeat
@@ -55,7 +55,7 @@ def proceed(folder: Path, trials: int | None, budget: float | None, address: str
     changes = {name: value for name, value in (("trials", trials), ("budget", budget)) if value is not None}
     sweep = SweepConfig.parse({**sweep.model_dump(mode="json"), **changes})
     if not progress.unfinished and len(progress.trials) >= sweep.trials:
-        print(f"{folder} is complete: {len(progress.trials)} trials; --trials N makes it longer")
+        print(f"{folder} is complete: {counted(len(progress.trials), 'trial')}; --trials N makes it longer")
         return
     if sweep.budget is not None and progress.seconds >= sweep.budget:
         raise UserError(f"{folder}: its budget of {short(sweep.budget)} is spent: give more, such as --budget 2h")

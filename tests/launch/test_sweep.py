@@ -13,10 +13,11 @@ import yaml
 
 from launch.preset import load_config
 from launch.sweeps import session
+from launch.sweeps.charts import Charts
 from launch.sweeps.folder import load_sweep, presets
 from launch.sweeps.names import short_names
 from metagen.search import heartbeat
-from metagen.search.ledger import Ledger
+from metagen.search.ledger import Ledger, Tried
 from metagen.search.limits import Refused, admitted
 from metagen.seeding import numpy_generator
 
@@ -170,6 +171,21 @@ def test_the_report_is_one_page_that_needs_nothing_else(metagen: Any, swept: Pat
     for title in ("Best trials", "Learning curves", "Choices", "Which choice matters", "Cost", "Failed and refused"):
         assert f"<h2>{title}</h2>" in page
     assert {path.suffix for path in (folder / "report").iterdir()} == {".png"}
+
+
+@pytest.mark.parametrize(("losses", "ends"), [([0.5, 0.7], ["0.5", "0.7"]), ([0.5, *[0.6] * 20, 9.0], ["0.5", "0.6+"])])
+def test_the_ends_of_the_axis_of_losses_are_those_of_the_trials(
+    losses: list[float], ends: list[str], tiny_sweep: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the best nine in ten, where one that went astray would hide the others."""
+    charts, trials = Charts(tiny_sweep()), []
+    for number, loss in enumerate(losses):
+        trials.append(Tried(number, {}, {}, "complete", [{"step": 2, "rung": 1, "loss": loss}]))
+    figures: list[Any] = []
+    monkeypatch.setattr(charts, "saved", figures.append)
+    charts.parallel(trials, {})
+    assert [text.get_text() for text in figures[0].axes[0].texts] == ends
+    charts.plt.close(figures[0])
 
 
 def test_tensorboard_has_a_run_with_its_hyperparameters_for_every_trial(swept: Path) -> None:
