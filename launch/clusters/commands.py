@@ -80,7 +80,9 @@ def _price(text: str) -> tuple[str, float]:
 @cluster.command()
 @file_argument
 def validate(file: Path) -> None:
-    """Check a cluster file offline: the launcher's schema, and what would be unsafe or unpinned.
+    """Check a cluster file offline.
+
+    Against the launcher's schema, and for what would be unsafe or unpinned.
 
     \b
     Example:

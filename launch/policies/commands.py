@@ -35,10 +35,10 @@ def show(
     out: Path | None,
     json_file: Path | None,
 ) -> None:
-    """Which rule and which step sizes a policy picks, by category of task and by layer.
+    """Which rule and which step sizes a policy picks.
 
-    The policy adapts to tasks that it was not trained on. Printed are medians over them; the picture shows every layer
-    and step.
+    By category of task and by layer. The policy adapts to tasks that it was not trained on. Printed are medians over
+    them; the picture shows every layer and step.
 
     \b
     Example:

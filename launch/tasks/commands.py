@@ -29,7 +29,9 @@ def _data_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @tasks.command("list")
 @_data_options
 def list_tasks(data: str, image_size: int, channels: str) -> None:
-    """Classes, images and splits of a data set, and where its split comes from.
+    """Classes, images and splits of a data set.
+
+    Also where its split comes from, and what was left out.
 
     \b
     Example:
@@ -71,10 +73,10 @@ def show(
 def categories(
     data: str, image_size: int, channels: str, checkpoint: Path | None, most: int, shots: int, seed: int, out: Path
 ) -> None:
-    """Sort tasks into categories by what their images look like: a table and a picture.
+    """Sort tasks into categories by what they look like.
 
-    Categories are found in the training classes; how many, up to --most, is what the silhouette is best at. A run
-    finds its own with --set categories.most=8.
+    Prints a table and draws a map of the classes. Categories are found in the training classes; how many, up to --most,
+    is what the silhouette is best at. A run finds its own with --set categories.most=8.
 
     \b
     Example:

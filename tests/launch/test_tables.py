@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from launch.generators.page import html_page
 from launch.generators.tables import print_tables
 from metagen.quality import READINGS
 
@@ -48,3 +49,12 @@ def test_no_table_of_an_evaluation_breaks_a_word_or_a_number(
     assert max(map(len, out.splitlines())) <= columns
     ends = {end for word in whole if "-" in word for end in (word.partition("-")[0] + "-", word.partition("-")[2])}
     assert not {word.strip("─") for word in out.split()} - whole - ends - PIECES - {""}
+
+
+def test_no_table_of_the_page_has_more_columns_than_fit() -> None:
+    """Losses and eight metrics by category, side by side, were cut off at 1280 pixels."""
+    about = {"checkpoint": "run", "step": 1, "metagen": "0", "split_origin": "split by hand"}
+    page = html_page({**_values(), **about}, [])
+    tables = page.split("<table>")[1:]
+    assert max(table.partition("</thead>")[0].count("<th>") for table in tables) <= 1 + len(READINGS)
+    assert "Split by hand." in page
