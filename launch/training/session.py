@@ -70,13 +70,19 @@ def start(config: RunConfig, folder: Path, workers: Workers, profiled: bool = Fa
             if state is not None:
                 store.publish(first)
             store.write(run_folder.CONFIG, config.to_yaml().encode())
-        _drive(learner, parts, pool, folder, workers, store, profiled)
+        with run_folder.held(folder):
+            _drive(learner, parts, pool, folder, workers, store, profiled)
 
 
 def proceed(folder: Path, workers: Workers) -> None:
     """Continue the run in ``folder`` from its newest whole checkpoint; with none, from its start."""
-    one_thread()
     config = run_folder.read_config(folder)
+    with run_folder.held(folder):
+        _proceed(config, folder, workers)
+
+
+def _proceed(config: RunConfig, folder: Path, workers: Workers) -> None:
+    one_thread()
     store = run_folder.open_store(config)
     if store:
         bring_newest(store, folder, lambda text: print(text, file=sys.stderr))
