@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -13,6 +14,8 @@ from urllib.parse import urlsplit
 import ray
 from ray._private import ray_constants
 from ray._private.accelerators import get_accelerator_manager_for_resource
+from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
+from ray._raylet import GcsClient  # type: ignore[attr-defined]  # compiled: no types
 from ray.exceptions import AuthenticationError, RayError
 
 from cluster.token import ensure_private
@@ -50,6 +53,7 @@ def start_ray(address: str | None, crews: Sequence[Crew], check: Check | None = 
         return
     _probe(address)
     try:
+        _log_in(address)
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except AuthenticationError as error:
         raise UserError(
@@ -165,3 +169,30 @@ def _probe(address: str) -> None:
     except OSError as error:
         why = error.strerror or str(error)
         raise UserError(f"no Ray cluster answers at {address} ({why}): check 'ray status' there") from None
+
+
+def _log_in(address: str) -> None:
+    """Raise ``AuthenticationError`` if the cluster at ``HOST:PORT`` refuses the token that is here.
+
+    Ray itself uses a token that it finds for "auto" alone, and takes a cluster that refuses it for one that is not
+    there, after twenty seconds and as many warnings.
+    """
+    logging.getLogger("ray").setLevel(logging.ERROR)  # as ray.init does: what it says of the token is for who starts
+    maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+    if ":" in address and "//" not in address:
+        with _quiet():
+            GcsClient(address=address).check_alive([], timeout=PROBE_SECONDS)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep from stderr what Ray's C++ writes there; what it raises says the same."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)

@@ -79,9 +79,11 @@ def ask_to_stop(folder: Path, wait: int) -> None:
     """Put the stop file there and wait until the sweep has left."""
     from cluster.sweep import STOP
 
-    _, progress = folders.read(folder)
+    sweep, progress = folders.read(folder)
     if not _driven(folder, progress):
-        print(f"{folder}: does not run (resume it with 'metagen sweep resume {folder}')")
+        done = not progress.unfinished and len(progress.trials) >= sweep.trials
+        hint = f"it is complete: {len(progress.trials)} trials" if done else f"'metagen sweep resume {folder}' goes on"
+        print(f"{folder}: does not run; {hint}")
         return
     (folder / STOP).touch()
     until = time.monotonic() + wait

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
+import socket
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from metagen.config import RunConfig
@@ -15,6 +18,7 @@ from metagen.tasks.imageset import some
 from metagen.values import parse_yaml, read_yaml
 
 CONFIG = "config.yaml"
+LOCK = ".lock"
 BEFORE = re.compile(r"\..*|checkpoints|logs?(\..*)?|.*\.(log|out|err)(\.\d+)?|stdout|stderr")
 """Names that a folder may hold before there is a run in it: what a start that failed left, and logs of it."""
 
@@ -82,6 +86,37 @@ def check_free(folder: Path) -> None:
         raise UserError(f"{folder}: cannot be read ({error.strerror}): choose another --run-dir") from None
     if others:
         raise UserError(f"{folder} holds no run but other things, {some(others, 3)}: choose a new or an empty folder")
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Train the run in ``folder`` alone while the block runs; raises ``UserError`` if another process does.
+
+    The lock is the kernel's, which lets go of it with the process, however that ends. It counts on this machine, and
+    on others as far as the file system carries locks; one that knows none is not kept from.
+    """
+    try:
+        file = (folder / LOCK).open("a+")
+    except OSError:  # what cannot be locked cannot be written either, which tells by itself
+        yield
+        return
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            who = file.read().strip() or "another process"
+            raise UserError(
+                f"{folder}: is being trained by {who}: watch it with 'metagen top {folder}', or stop it first"
+            ) from None
+        except OSError:  # no locks there
+            yield
+            return
+        with suppress(OSError):
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}")
+            file.flush()
+        yield
 
 
 def read_config(folder: Path) -> RunConfig:

@@ -65,18 +65,24 @@ def start(config: RunConfig, folder: Path, workers: Workers, profiled: bool = Fa
         first = folder / "checkpoints" / "step-000000"
         if state is not None:  # before there is a run to resume: from here on it does not need the other's checkpoint
             checkpoint.save_checkpoint(first, config, learner.layout, state)
-        run_folder.create(folder, config)
-        if store:
+        if store:  # before there is a run here: a store that refuses may be misspelt
             if state is not None:
                 store.publish(first)
             store.write(run_folder.CONFIG, config.to_yaml().encode())
-        _drive(learner, parts, pool, folder, workers, store, profiled)
+        run_folder.create(folder, config)
+        with run_folder.held(folder):
+            _drive(learner, parts, pool, folder, workers, store, profiled)
 
 
 def proceed(folder: Path, workers: Workers) -> None:
     """Continue the run in ``folder`` from its newest whole checkpoint; with none, from its start."""
-    one_thread()
     config = run_folder.read_config(folder)
+    with run_folder.held(folder):
+        _proceed(config, folder, workers)
+
+
+def _proceed(config: RunConfig, folder: Path, workers: Workers) -> None:
+    one_thread()
     store = run_folder.open_store(config)
     if store:
         bring_newest(store, folder, lambda text: print(text, file=sys.stderr))

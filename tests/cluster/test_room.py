@@ -67,6 +67,7 @@ def test_a_cluster_that_is_too_small_is_left_with_what_has_room_in_it(
     monkeypatch: pytest.MonkeyPatch, port: int, crew: Crew, fix: str
 ) -> None:
     left: list[bool] = []
+    monkeypatch.setattr(connect, "_log_in", lambda address: None)
     monkeypatch.setattr(ray, "init", lambda **values: None)
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 4.0})
     monkeypatch.setattr(connect, "stop_ray", lambda: left.append(True))
@@ -77,10 +78,10 @@ def test_a_cluster_that_is_too_small_is_left_with_what_has_room_in_it(
 def test_a_cluster_whose_token_is_not_here_is_one_line_with_the_way_in(
     monkeypatch: pytest.MonkeyPatch, port: int
 ) -> None:
-    def refuse(**values: Any) -> None:
+    def refuse(address: str) -> None:
         raise AuthenticationError("Token authentication is enabled but no authentication token was found")
 
-    monkeypatch.setattr(ray, "init", refuse)
+    monkeypatch.setattr(connect, "_log_in", refuse)
     message = _refusal(f"127.0.0.1:{port}", Crew(1, 1))
     assert f"cannot log in to the Ray cluster at 127.0.0.1:{port} (Token authentication is enabled but no" in message
     assert "copy its token file here" in message

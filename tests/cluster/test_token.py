@@ -91,6 +91,21 @@ for change in ({}, {"RAY_AUTH_TOKEN": "0" * 64}):
 """
 """Asks the cluster's head for what it knows, with the token and with another."""
 
+JOIN = """
+import os, subprocess, sys
+import ray
+from cluster.connect import start_ray
+from metagen.pool import Crew
+start_ray(None, [Crew(1, 1)])
+join = "import sys; from cluster.connect import _log_in; _log_in(sys.argv[1])"
+environment = {name: value for name, value in os.environ.items() if name != "RAY_AUTH_MODE"}
+for change in ({}, {"RAY_AUTH_TOKEN": "0" * 64}):
+    command = [sys.executable, "-c", join, ray.get_runtime_context().gcs_address]
+    done = subprocess.run(command, env={**environment, **change}, capture_output=True, text=True, timeout=60)
+    print(done.returncode, *done.stderr.splitlines()[-1:])
+"""
+"""Logs in as another process does that is told the address, with the token in its file and with another."""
+
 REACH = """
 import socket
 import ray
@@ -122,6 +137,14 @@ def test_a_cluster_that_we_start_refuses_another_token(token: Path) -> None:
     assert wrong.startswith("1 ")
     assert "AuthenticationError" in wrong
     assert _mode(token) == 0o600
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_who_joins_by_address_shows_the_token_that_is_there_and_hears_at_once_of_a_wrong_one(token: Path) -> None:
+    right, wrong = _printed(JOIN).splitlines()
+    assert right.strip() == "0"
+    assert wrong.startswith("1 ray.exceptions.AuthenticationError: ")
 
 
 @pytest.mark.ray

@@ -61,6 +61,25 @@ def test_a_killed_run_resumes_to_the_same_end(
     assert not list((folder / "checkpoints").glob(".*"))
 
 
+def test_a_run_that_is_being_trained_is_not_resumed_until_its_process_is_gone(
+    tiny_yaml: Path, tmp_path: Path, start_metagen: Any, metagen: Any, assert_same_state: Any, uninterrupted: MetaState
+) -> None:
+    """Two that write one folder end each other, and mix their steps in its log."""
+    folder = tmp_path / "run"
+    process = start_metagen("train", tiny_yaml, *LONG, "--pool", "serial", "--run-dir", folder)
+    _wait_for_a_checkpoint(process, folder)
+    process.send_signal(signal.SIGSTOP)
+    (folder / "checkpoints" / ".partial-its").mkdir()
+    done = metagen("resume", folder)
+    assert (done.code, len(done.errors)) == (2, 1)
+    assert f"{folder}: is being trained by process {process.pid} on " in done.errors[0]
+    assert (folder / "checkpoints" / ".partial-its").is_dir()
+    process.kill()
+    process.wait()
+    assert metagen("resume", folder).code == 0
+    assert_same_state(load_checkpoint(folder / "checkpoints" / "final").state, uninterrupted)
+
+
 def test_a_run_that_fails_keeps_the_steps_it_took(
     tiny_yaml: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, metagen: Any, assert_same_state: Any
 ) -> None:

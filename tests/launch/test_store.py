@@ -66,6 +66,13 @@ def test_a_store_that_holds_a_run_is_left_alone(s3: str, metagen: Any, tiny_yaml
     assert not Path("mine").exists()
 
 
+def test_a_store_that_refuses_at_the_start_leaves_no_run_in_the_way(s3: str, metagen: Any, tiny_yaml: Path) -> None:
+    done = metagen("train", tiny_yaml, "--store", "s3://no-such-bucket/run", "--run-dir", "mine")
+    assert done.code == 2
+    assert "no-such-bucket" in done.errors[-1]
+    assert metagen("train", tiny_yaml, "--store", f"{s3}/run", "--run-dir", "mine").code == 0
+
+
 def test_a_run_outlives_its_store_but_says_so_at_the_end(
     s3: str, metagen: Any, tiny_yaml: Path, monkeypatch: pytest.MonkeyPatch, assert_same_state: Any, trained: Path
 ) -> None:

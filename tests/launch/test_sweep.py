@@ -202,7 +202,7 @@ def test_resuming_a_finished_sweep_says_so_and_a_running_one_is_left_alone(
     metagen: Any, swept: Path, tmp_path: Path
 ) -> None:
     assert "complete: 3 trials" in metagen("sweep", "resume", swept).out
-    assert "does not run" in metagen("sweep", "stop", swept).out
+    assert "does not run; it is complete: 3 trials" in metagen("sweep", "stop", swept).out
     folder = Path(shutil.copytree(swept, tmp_path / "copy"))
     Ledger(folder).write("session", pid=os.getpid(), host=socket.gethostname())
     done = metagen("sweep", "resume", folder)
