@@ -98,7 +98,7 @@ def test_training_writes_a_whole_run_and_says_where(tiny_yaml: Path, tmp_path: P
     assert done.out.splitlines()[-2] == f"picture: {folder / 'unseen_classes.png'}"
     assert done.out.splitlines()[-1] == f"checkpoint: {folder / 'checkpoints' / 'final'}"
     written = sorted(path.name for path in folder.iterdir())
-    assert written == ["checkpoints", "config.yaml", "log.jsonl", "tensorboard", "unseen_classes.png"]
+    assert written == [".lock", "checkpoints", "config.yaml", "log.jsonl", "tensorboard", "unseen_classes.png"]
     assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["final", "step-000004"]
     saved = load_checkpoint(folder)
     assert saved.state.step == 5

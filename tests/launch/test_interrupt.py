@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +132,15 @@ def test_a_signal_stops_a_run_cleanly_with_a_checkpoint(
     assert_same_state(load_checkpoint(folder / "checkpoints" / "final").state, uninterrupted)
 
 
+@pytest.fixture
+def heeded() -> Iterator[None]:
+    """Ctrl-C raises here as in a terminal: a job in the background begins with it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeded")
 def test_a_signal_that_comes_where_python_can_raise_nothing_stops_a_command_all_the_same(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -151,6 +161,7 @@ def test_a_signal_that_comes_where_python_can_raise_nothing_stops_a_command_all_
     assert capsys.readouterr().err == "\nstopped\n"
 
 
+@pytest.mark.usefixtures("heeded")
 def test_ctrl_c_while_the_last_checkpoint_is_written_loses_nothing(
     tiny_yaml: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
