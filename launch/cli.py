@@ -74,9 +74,6 @@ def metagen() -> None:
     """
 
 
-AGAIN_SECONDS = 0.05
-
-
 def main() -> None:
     """Run the command line."""
     run_command(metagen, "metagen")
@@ -108,6 +105,10 @@ def run_command(command: click.Command, program: str | None = None) -> None:
         sys.exit(2)
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+AGAIN_SECONDS = 0.05
+"""How long after a signal that was lost the same one comes again."""
 
 
 @contextmanager

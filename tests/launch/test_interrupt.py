@@ -46,12 +46,18 @@ def _wait_for_a_checkpoint(process: subprocess.Popen[str], folder: Path) -> None
         time.sleep(0.005)
 
 
+def _begun(start_metagen: Any, tiny_yaml: Path, folder: Path) -> subprocess.Popen[str]:
+    """A long run in one process, with a checkpoint of it."""
+    process: subprocess.Popen[str] = start_metagen("train", tiny_yaml, *LONG, "--pool", "serial", "--run-dir", folder)
+    _wait_for_a_checkpoint(process, folder)
+    return process
+
+
 def test_a_killed_run_resumes_to_the_same_end(
     tiny_yaml: Path, tmp_path: Path, start_metagen: Any, metagen: Any, uninterrupted: MetaState, assert_same_state: Any
 ) -> None:
     folder = tmp_path / "run"
-    process = start_metagen("train", tiny_yaml, *LONG, "--pool", "serial", "--run-dir", folder)
-    _wait_for_a_checkpoint(process, folder)
+    process = _begun(start_metagen, tiny_yaml, folder)
     process.kill()
     assert process.wait() == -signal.SIGKILL
     step = load_checkpoint(folder).state.step
@@ -67,8 +73,7 @@ def test_a_run_that_is_being_trained_is_not_resumed_until_its_process_is_gone(
 ) -> None:
     """Two that write one folder end each other, and mix their steps in its log."""
     folder = tmp_path / "run"
-    process = start_metagen("train", tiny_yaml, *LONG, "--pool", "serial", "--run-dir", folder)
-    _wait_for_a_checkpoint(process, folder)
+    process = _begun(start_metagen, tiny_yaml, folder)
     process.send_signal(signal.SIGSTOP)
     (folder / "checkpoints" / ".partial-its").mkdir()
     done = metagen("resume", folder)
@@ -117,8 +122,7 @@ def test_a_signal_stops_a_run_cleanly_with_a_checkpoint(
     assert_same_state: Any,
 ) -> None:
     folder = tmp_path / "run"
-    process = start_metagen("train", tiny_yaml, *LONG, "--pool", "serial", "--run-dir", folder)
-    _wait_for_a_checkpoint(process, folder)
+    process = _begun(start_metagen, tiny_yaml, folder)
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130
