@@ -1,6 +1,6 @@
 """What the central learner can take: the real learner and pool, fake actors, and a model that says where it ends.
 
-    python benchmarks/ceiling.py [--megabytes 0.4 4 40] [--actors 1 2 4 8 16 32 64 128 256] [--seconds 8]
+    python benchmarks/ceiling.py [--megabytes 0.4 4 40] [--actors 1 2 4 8 16 32 64 128 256] [--seconds 8] [--repeats 3]
 
 Fake actors are coroutines in two processes: each waits as long as the work would take, then sends a vector of the size
 asked for through Ray's object store. As in a run, each holds a second piece while it works on one. The pool, the
@@ -14,7 +14,8 @@ and Ray need on their core, and ``c`` seconds of its core that a result costs th
 one another, and what they cost depends on how many there are. So all that is not work is measured by itself, without
 looking at the runs that are to be predicted: with work that takes no time, for each number of pieces under way. It then
 stands for one server whose rate depends on how many are there, beside actors that work for ``t`` (flow equivalence:
-Chandy, Herzog & Woo 1975, "Parametric analysis of queuing networks", IBM J. Res. Dev. 19).
+Chandy, Herzog & Woo 1975, "Parametric analysis of queuing networks", IBM J. Res. Dev. 19). Both kinds of runs take
+turns, and of each the middle one of the repeats counts.
 
 With few cores the senders are the limit. What the learner's core could take is therefore told by what a result costs
 it, in time of the processor, with all threads of the learner's process. Writes results/ceiling.json and
@@ -198,23 +199,38 @@ def pin(cores: set[int]) -> None:
             os.sched_setaffinity(int(task.name), cores)
 
 
-def sized(megabytes: float, actors: list[int], seconds: float) -> dict[str, Any]:
+def at_work(megabytes: float, counts: list[int], seconds: float) -> list[dict[str, float]]:
+    """A run for each number of actors, whose work takes its time."""
+    size, t = new_learner(configured(megabytes, 1)).layout.size, WORK[megabytes]
+    hosts = [Host.remote(size, t) for _ in range(HOSTS)]  # type: ignore[attr-defined]
+    try:
+        return [{"actors": n, **run_of(configured(megabytes, n), hosts, n, seconds)} for n in counts]
+    finally:
+        for host in hosts:
+            ray.kill(host)
+
+
+def middle(runs: list[dict[str, float]]) -> dict[str, float]:
+    """The run whose results a second are the median's."""
+    return sorted(runs, key=lambda row: row["results_per_second"])[len(runs) // 2]
+
+
+def sized(megabytes: float, actors: list[int], seconds: float, repeats: int) -> dict[str, Any]:
     """All numbers of actors at one size of results."""
     size, t = new_learner(configured(megabytes, 1)).layout.size, WORK[megabytes]
-    idle = without_work(megabytes, actors)
+    every_idle, every_run = [], []
+    for _ in range(repeats):
+        every_idle.append(without_work(megabytes, actors))
+        every_run.append(at_work(megabytes, actors, seconds))
+        for found in (every_idle[-1], every_run[-1]):
+            print(megabytes, [round(row["results_per_second"]) for row in found], flush=True)
+    idle = [middle(list(runs)) for runs in zip(*every_idle, strict=True)]
+    rows = [middle(list(runs)) for runs in zip(*every_run, strict=True)]
     rates = [row["results_per_second"] for row in idle]
-    print(megabytes, "without work", [round(rate) for rate in rates], flush=True)
-    hosts = [Host.remote(size, t) for _ in range(HOSTS)]  # type: ignore[attr-defined]
-    rows = []
-    for count in actors:
-        config = configured(megabytes, count)
-        row: dict[str, Any] = {"actors": count, **run_of(config, hosts, count, seconds)}
-        row["predicted"] = throughput(count, under_way(config, count), t, actors, rates)
+    for count, row in zip(actors, rows, strict=True):
+        row["predicted"] = throughput(count, under_way(configured(megabytes, count), count), t, actors, rates)
         row["error"] = row["results_per_second"] / row["predicted"] - 1
-        rows.append(row)
         print(megabytes, {key: round(value, 3) for key, value in row.items()}, flush=True)
-    for host in hosts:
-        ray.kill(host)
     return {
         "megabytes": size * 4 / 1e6,
         "parameters": size,
@@ -260,6 +276,7 @@ def main() -> None:
     parser.add_argument("--megabytes", nargs="+", type=float, default=list(WIDTHS), choices=list(WIDTHS))
     parser.add_argument("--actors", nargs="+", type=int, default=[1, 2, 4, 8, 16, 32, 64, 128, 256])
     parser.add_argument("--seconds", type=float, default=8.0)
+    parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
     one_thread()
     matplotlib.use("Agg")
@@ -276,10 +293,10 @@ def main() -> None:
     )
     pin({cores[0]})
     try:
-        found = {f"{size:g}": sized(size, actors, options.seconds) for size in options.megabytes}
+        found = {f"{size:g}": sized(size, actors, options.seconds, options.repeats) for size in options.megabytes}
     finally:
         stop_ray()
-    settings = {"hosts": HOSTS, "learner_cores": 1, "in_flight": IN_FLIGHT}
+    settings = {"hosts": HOSTS, "learner_cores": 1, "in_flight": IN_FLIGHT, "repeats": options.repeats}
     path = write("ceiling", {**settings, "sizes": found})
     plot(found)
     print(f"wrote {path} and {IMAGE}")
