@@ -1,7 +1,7 @@
 """Intervals: how far a mean over a few classes can be trusted.
 
 Classes are the clusters: images of one class are alike, so it is whole classes that are drawn anew, and with several
-training runs whole runs too (the pigeonhole bootstrap, Owen 2007, arXiv:0711.4003).
+training runs whole runs too (the pigeonhole bootstrap, Owen 2007, arXiv:0712.1111).
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from metagen.bootstrap import Report, Values, around, by_class, members
+from metagen.errors import UserError
 from metagen.makers import Gallery
 from metagen.metrics.coverage import coverage, density
 from metagen.metrics.distances import distances
@@ -65,15 +66,25 @@ class Features:
 
     @staticmethod
     def of(extract: Extractor, galleries: Sequence[Gallery]) -> Features:
+        """Raises ``UserError`` for a class whose images that are not shown all have the same features: images that
+        differ in colour alone, to an extractor that sees none."""
+
         def taken(parts: list[Tensor]) -> list[Tensor]:
             return _each(extract, parts)
 
+        rest = taken([g.rest for g in galleries])
+        for gallery, found in zip(galleries, rest, strict=True):
+            if bool((found == found[0]).all()):
+                raise UserError(
+                    f"the images of class {gallery.name!r} that are not shown all have the same features, in which no "
+                    "new image can be compared with them: use --extractor pyramid, or measure none with --samples 0"
+                )
         return Features(
             extract,
             galleries,
             taken([g.support for g in galleries]),
             taken([g.reference for g in galleries]),
-            taken([g.rest for g in galleries]),
+            rest,
         )
 
 

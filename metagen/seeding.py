@@ -12,7 +12,10 @@ import torch
 
 
 def seed_for(*names: str | int) -> int:
-    """A 63-bit seed from a path of names: ``seed_for(run_seed, "episode", step, index)``."""
+    """A 63-bit seed from a path of names: ``seed_for(run_seed, "episode", step, index)``.
+
+    Of it torch's CPU generator reads the lower 32 bits: two of a run's many streams may be alike by chance.
+    """
     text = "\x1f".join(f"{type(name).__name__}:{name}" for name in names)
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
 

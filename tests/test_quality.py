@@ -7,7 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from metagen.errors import UserError
 from metagen.makers import Copycat, Gallery, Real, made_by
+from metagen.metrics import extractor_of
 from metagen.metrics.fid import Moments, fid
 from metagen.metrics.kid import kid
 from metagen.metrics.pyramid import PyramidFeatures
@@ -93,3 +95,14 @@ def test_the_nearest_real_image_is_found_and_told_from_those_shown(features: Fea
     nearest, shown = nearest_real(features, 2, made)
     assert torch.equal(nearest, torch.cat([gallery.spare[3:4], gallery.support[1:2]]))
     assert shown == [False, True]
+
+
+def test_a_class_that_differs_only_in_what_the_extractor_cannot_see_is_refused_by_name() -> None:
+    """The packaged features make colours grey."""
+    images = torch.full((6, 3, 28, 28), -1.0)
+    for number, image in enumerate(images):
+        image[number % 3, 8:20, 8:20] = 1.0
+    among = [Gallery("squares", "", images[:2], images[2:4], images[4:])]
+    with pytest.raises(UserError, match=r"'squares'.*--extractor pyramid"):
+        Features.of(extractor_of("strokes"), among)
+    assert measured(Features.of(extractor_of("pyramid"), among), [images[:2]]).per_class["diversity"] > 0

@@ -35,9 +35,8 @@ from metagen.evaluate import (
     report,
     tune,
 )
-from metagen.makers import Adapted, Copycat, Gallery, Maker, Real, galleries, made_by
+from metagen.makers import Adapted, Copycat, Maker, Real, galleries, made_by
 from metagen.metrics import extractor_of
-from metagen.metrics.extractor import Extractor
 from metagen.picture import grid
 from metagen.pool import available_cores, one_thread
 from metagen.processes import A, B, Each, side_by_side
@@ -100,7 +99,8 @@ def run_evaluation(request: Request) -> None:
     if sorter := meta.problem.sorter:
         bench = bench.sorted_by(sorter)
     other = None if request.data is None else images
-    among = galleries(bench, request.samples) if request.samples else []
+    # Before anything is measured: images that cannot be compared are refused now, and not after minutes.
+    features = Features.of(extract, galleries(bench, request.samples)) if extract is not None else None
     rivals = rivals_of(meta, saved, request.joint, own, other, shots, request.seed)
     workers = request.workers or _worth_starting(len(classes), meta.problem.network.device)
     adapted = min(10, max(request.steps))
@@ -108,11 +108,11 @@ def run_evaluation(request: Request) -> None:
     rows: list[Row] = []
     with side_by_side(workers) as each:
         losses, sizes = _measure(bench, meta, rivals, request.steps, each)
-        if extract is not None:
+        if features is not None:
             sampled = rivals if request.sample_rivals else ()
             tuned = {rival.name: rival.start.with_adam(_size_for(sizes[rival.name], adapted)) for rival in sampled}
             makers = {name: Adapted(method, adapted) for name, method in {"meta": meta, **tuned}.items()}
-            samples, rows = _sampled(among, makers, adapted, request, extract, each)
+            samples, rows = _sampled(features, makers, adapted, request, each)
     values: dict[str, Any] = {
         "metagen": __version__,
         "checkpoint": pretrained.NAME if request.checkpoint == pretrained.FOLDER else str(request.checkpoint),
@@ -153,15 +153,10 @@ def _size_for(sizes: dict[int, float], steps: int) -> float:
 
 
 def _sampled(
-    among: list[Gallery],
-    makers: Mapping[str, Maker],
-    steps: int,
-    request: Request,
-    extract: Extractor,
-    each: Each,
+    features: Features, makers: Mapping[str, Maker], steps: int, request: Request, each: Each
 ) -> tuple[dict[str, Any], list[Row]]:
     """What every maker's images are worth, and rows of the first one's to look at."""
-    features = Features.of(extract, among)
+    among = features.galleries
     with progress_bar(each) as shown:
         found: dict[str, Any] = {}
         rows: list[Row] = []

@@ -2,7 +2,7 @@
 
 The gradient of the query loss at theta itself, each query image conditioned on its task's support set. It is
 pretraining for the other estimators, and the baseline that meta-learning must beat (Gao & Sener 2020,
-arXiv:2002.07891; Miranda et al. 2023).
+arXiv:2010.12916; Miranda et al. 2023).
 """
 
 from __future__ import annotations

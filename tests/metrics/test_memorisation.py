@@ -37,6 +37,11 @@ def test_of_images_that_were_not_shown_it_is_a_chance_of_each_shown_one() -> Non
     assert np.mean(found) == pytest.approx(0.05, abs=4 * float(np.std(found)) / len(found) ** 0.5)
 
 
+def test_it_takes_more_real_images_than_torch_has_a_quantile_for() -> None:
+    real = torch.arange(5_800.0)[:, None]
+    assert memorised_share(real[:100] + 0.5, real[:100], real) == 1
+
+
 @pytest.mark.parametrize(("made", "support", "real"), [(0, 1, 2), (1, 0, 2), (1, 1, 1)])
 def test_what_has_no_answer_is_refused(made: int, support: int, real: int) -> None:
     with pytest.raises(ValueError, match="two real ones"):
