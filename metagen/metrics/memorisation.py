@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from metagen.metrics.distances import distances
@@ -23,8 +24,8 @@ def memorised_share(generated: Tensor, support: Tensor, real: Tensor) -> float:
             "each of the others are needed"
         )
     apart = distances(real, real)
-    rows, columns = apart.new_ones(apart.shape).triu(1).nonzero(as_tuple=True)
+    pairs = apart[torch.ones(apart.shape, dtype=torch.bool).triu(1)]
     nearest = distances(generated, support).amin(1)
     # numpy's: torch's takes no more pairs than some 5800 images have.
-    near = float(np.quantile(apart[rows, columns].numpy(), QUANTILE))
+    near = float(np.quantile(pairs.numpy(), QUANTILE))
     return float((nearest < near).double().mean())
