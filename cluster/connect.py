@@ -7,7 +7,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from urllib.parse import urlsplit
 
@@ -24,6 +24,9 @@ from metagen.pool import Crew, available_cores
 
 Check = Callable[[Mapping[str, float]], object]
 PROBE_SECONDS = 5.0
+HTTP2_SETTINGS, FRAME_HEAD = b"\x04", 9
+HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0" + HTTP2_SETTINGS + b"\0\0\0\0\0"
+"""What a client begins with, and its settings, which are empty; the fourth byte of a frame's head is its kind."""
 ROUNDING = 1e-9
 """Ten tenths of a GPU are one."""
 ACTOR_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
@@ -156,7 +159,10 @@ def stop_ray() -> None:
 
 
 def _probe(address: str) -> None:
-    """Raise ``UserError`` unless something listens at ``HOST:PORT``: Ray itself would try for minutes."""
+    """Raise ``UserError`` unless gRPC, as Ray speaks it, is at ``HOST:PORT``: Ray itself would try for minutes.
+
+    Such a server begins with its settings (RFC 9113, 3.4). With TLS they cannot be read here.
+    """
     try:
         parts = urlsplit(address if "//" in address else f"//{address}")
         host, port = parts.hostname, parts.port
@@ -165,10 +171,28 @@ def _probe(address: str) -> None:
     if host is None or port is None:  # "auto", or nothing that Ray would try either
         return
     try:
-        socket.create_connection((host, port), timeout=PROBE_SECONDS).close()
+        with socket.create_connection((host, port), timeout=PROBE_SECONDS) as tried:
+            if os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):
+                return
+            tried.sendall(HTTP2_PREFACE)
+            said = _said(tried)
     except OSError as error:
         why = error.strerror or str(error)
         raise UserError(f"no Ray cluster answers at {address} ({why}): check 'ray status' there") from None
+    if said[3:4] != HTTP2_SETTINGS:
+        raise UserError(
+            f"no Ray cluster answers at {address} (another program listens there): give the head's own port, which is "
+            f"6379 unless it was started with another; the dashboard's is not it"
+        )
+
+
+def _said(server: socket.socket) -> bytes:
+    """The head of a server's first frame, or what it says instead; nothing if it is silent or hangs up."""
+    said = b""
+    with suppress(OSError):
+        while len(said) < FRAME_HEAD and (more := server.recv(FRAME_HEAD - len(said))):
+            said += more
+    return said
 
 
 def _log_in(address: str) -> None:

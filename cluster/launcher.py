@@ -20,12 +20,20 @@ from typing import Any
 
 from metagen.errors import UserError
 
+
+class Unreachable(UserError):
+    """A machine or a cloud does not answer; it may when it is asked again."""
+
+
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 RAY = (sys.executable, "-m", "ray.scripts.scripts")
 KEPT = "ray-config-*"
 """Where ``ray up`` keeps a file with all that it added: the network, the key. It has made these when it writes it."""
 CLOUD_ERRORS = re.compile(r"An error occurred \(.*|Unable to locate credentials.*|(?i:\S*(quota|credential)\S* .*)")
 """How clouds say that they refuse."""
+RAYS = re.compile(r"\d{4}-\d\d-\d\d ")
+"""How lines of the launcher's own begin."""
+COMPLAINT = re.compile(r"[Ee]rror|ERROR|[Ff]ail|denied|refused|wanted|not found")
 LOGIN = {
     "aws": "run 'aws configure', or set AWS_PROFILE",
     "gcp": "run 'gcloud auth application-default login'",
@@ -157,8 +165,8 @@ print(json.dumps([head, len(provider.non_terminated_nodes({}))]))
 def ask(file: Path, provider: str, home: Path, kept: Path | None) -> tuple[dict[str, Any] | None, int]:
     """User, key and address of a cloud's head, None if there is none, and how many machines there are.
 
-    Of what was started, if it is given, or of what the file describes. Makes nothing. Raises ``UserError`` if the cloud
-    does not answer.
+    Of what was started, if it is given, or of what the file describes. Makes nothing. Raises ``Unreachable`` if the
+    cloud does not answer.
     """
     log = home / "access.log"
     code, lines = _run([sys.executable, "-c", HEAD, str(file), str(kept or "")], provider, home, log)
@@ -166,7 +174,7 @@ def ask(file: Path, provider: str, home: Path, kept: Path | None) -> tuple[dict[
         why = reason(lines)
         library = "No module named" in why
         fix = f"pip install 'metagen[{provider}]'" if library else f"{LOGIN[provider]}, or look at the network"
-        raise UserError(f"{file}: {provider} cannot be asked for the head: {why} (see {log}): {fix}")
+        raise Unreachable(f"{file}: {provider} cannot be asked for the head: {why} (see {log}): {fix}")
     head, machines = json.loads(lines[-1])
     return head, machines
 
@@ -190,8 +198,12 @@ def reason(lines: Sequence[str]) -> str:
     for line in reversed(clean):
         if found := CLOUD_ERRORS.search(line):
             return found.group()
-    last = [line for line in clean if re.search(r"[Ee]rror|[Ff]ailed|denied|refused|wanted", line)]
-    return (last or clean or ["it said nothing"])[-1]
+    # What a command on a machine said stands before what Ray says of its end.
+    end = next((i for i, line in enumerate(clean) if "update-failed" in line), len(clean))
+    for said in ([line for line in clean[:end] if not RAYS.match(line)], clean):
+        if last := [line for line in said if COMPLAINT.search(line)]:
+            return last[-1]
+    return (clean or ["it said nothing"])[-1]
 
 
 def aws_networks(config: Mapping[str, Any]) -> set[str]:

@@ -81,6 +81,11 @@ def test_help_loads_none_of_the_heavy_libraries(arguments: list[str]) -> None:
     assert not loaded & {"torch", "ray", "numpy", "pydantic", "PIL", "tensorboard", "yaml", "rich"}
 
 
+def test_commands_on_jobs_load_no_torch() -> None:
+    out = _python("import json, sys, launch.jobs.watching; print(json.dumps(list(sys.modules)))")
+    assert not set(json.loads(out)) & {"torch", "ray", "numpy"}
+
+
 def test_serial_training_never_loads_ray(tiny_yaml: Path, tmp_path: Path) -> None:
     loaded = json.loads(_python(LOADED, "train", str(tiny_yaml), "--run-dir", str(tmp_path / "run")).splitlines()[-1])
     assert "torch" in loaded

@@ -46,7 +46,10 @@ def read_token(file: ClusterFile) -> str:
     try:
         return path.read_text().strip()
     except OSError:
-        raise UserError(f"{path}: no token here: use the machine that ran 'metagen cluster up {file.path}'") from None
+        raise UserError(
+            f"{path}: no token here: start the cluster with 'metagen cluster up {file.path}', "
+            "or use the machine that did"
+        ) from None
 
 
 def head(file: ClusterFile) -> Machine:

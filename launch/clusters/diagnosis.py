@@ -155,7 +155,7 @@ def cluster(word: str) -> Iterator[Finding]:
 def _over_ssh(place: object) -> Iterator[Finding]:
     from launch.clusters import access
     from launch.clusters.target import Target
-    from launch.jobs.storage import folder_there, is_bucket
+    from launch.jobs.places import folder_there, is_bucket
     from metagen.files import Files
 
     assert isinstance(place, Target)
@@ -177,7 +177,9 @@ def _over_ssh(place: object) -> Iterator[Finding]:
         except UserError as error:
             yield Finding(POOR, "storage", *_halves(str(error)))
     else:
-        bad = machine.run(f"test -w {folder_there(storage)}").returncode != 0
+        # One that is not there is made when the cluster is started.
+        ready = f'p={folder_there(storage)}; while test ! -e "$p"; do p=$(dirname "$p"); done; test -d "$p" -a -w "$p"'
+        bad = machine.run(ready).returncode != 0
         fix = "mount it, or let the ssh user write there" if bad else ""
         yield Finding(BAD if bad else GOOD, "storage", f"{storage} is {'not ' if bad else ''}writable on the head", fix)
 

@@ -16,7 +16,8 @@ from launch.clusters import cluster_file
 from launch.clusters.kubernetes_api import Api
 from launch.clusters.providers import manifests
 from launch.clusters.providers.manifests import Manifest
-from launch.jobs.submission import CONFIG, GIVE_UP_SECONDS, pack
+from launch.jobs.submission import CONFIG, pack
+from launch.jobs.watching import GIVE_UP_SECONDS
 from metagen.errors import UserError
 from metagen.names import checked
 

@@ -133,7 +133,12 @@ def down(path: Path) -> None:
     """Stop Ray everywhere and release the machines; raises ``UserError`` if something is left."""
     file = read(path)  # not validated: what runs must be stoppable, whatever has changed here since
     known = file.kind == "local" or launcher.started(access.home(file)) is not None
-    if left := _release(file, known or _closed(file)):
+    try:
+        left = _release(file, known or _closed(file))
+    except KeyboardInterrupt:
+        say(f"{file.name}: broken off, some of it may still run: 'metagen cluster down {path}' again")
+        raise
+    if left:
         raise UserError(f"{file.name}: not all is stopped: {'; '.join(left)}")
     say(f"{file.name}: down, nothing is left running")
 

@@ -9,6 +9,7 @@ from launch.clusters import access
 from launch.clusters.cluster_file import ClusterFile
 from launch.clusters.providers.template import python_version
 from launch.clusters.ssh import Machine
+from launch.jobs.places import folder_there, is_bucket
 from metagen.errors import UserError
 
 CLOCK_SECONDS = 30
@@ -53,7 +54,7 @@ def _trouble(file: ClusterFile, machine: Machine) -> str | None:
     script = SCRIPT.format(
         venv=file.venv,
         packages=" ".join(sorted(file.metagen.versions)),
-        storage=file.metagen.storage.removeprefix("file://") if "://" not in file.metagen.storage else "/tmp",
+        storage="/tmp" if is_bucket(file.metagen.storage) else folder_there(file.metagen.storage),
     )
     began = time.time()
     try:

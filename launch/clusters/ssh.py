@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from cluster.launcher import Unreachable
 from launch.clusters.process import captured
-from metagen.errors import UserError
 
 CONNECT_SECONDS = 10
 TUNNEL_SECONDS = 2.0 * CONNECT_SECONDS
@@ -65,13 +65,13 @@ class Machine:
         ]
 
     def run(self, remote: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
-        """Run a shell command there; raises ``UserError`` if the machine cannot be reached."""
+        """Run a shell command there; raises ``Unreachable`` if the machine cannot be reached."""
         try:
             done = captured(self.command(remote), "no ssh client here: install openssh-client", timeout)
         except subprocess.TimeoutExpired:
-            raise UserError(f"{self.address}: no answer within {timeout:.0f} s: is it overloaded?") from None
+            raise Unreachable(f"{self.address}: no answer within {timeout:.0f} s: is it overloaded?") from None
         if done.returncode == 255:  # ssh's own failures
-            raise UserError(f"{self.address}: {self.reason(done.stderr)}")
+            raise Unreachable(f"{self.address}: {self.reason(done.stderr)}")
         return done
 
     def reason(self, said: str) -> str:
@@ -84,7 +84,7 @@ class Machine:
 
     @contextmanager
     def tunnel(self, port: int) -> Iterator[int]:
-        """A local port that leads to ``port`` on the machine's loopback; raises ``UserError`` if none can be made."""
+        """A local port that leads to ``port`` on the machine's loopback; raises ``Unreachable`` if none can be made."""
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             local = int(free.getsockname()[1])
@@ -109,8 +109,8 @@ class Machine:
             # A shell there may say something of its own first.
             if not any(line.strip() == READY for line in process.stdout):
                 if time.monotonic() >= deadline:
-                    raise UserError(f"{self.address}: no tunnel within {TUNNEL_SECONDS:.0f} s: try again")
-                raise UserError(f"{self.address}: {self.reason(process.stderr.read())}")
+                    raise Unreachable(f"{self.address}: no tunnel within {TUNNEL_SECONDS:.0f} s: try again")
+                raise Unreachable(f"{self.address}: {self.reason(process.stderr.read())}")
             late.cancel()
             yield local
         finally:

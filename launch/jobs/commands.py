@@ -57,10 +57,10 @@ def submit(
 def _follow(word: str, job: str) -> int:
     """Follow a job; Ctrl-C leaves it alone and says how to come back."""
     from launch.clusters import target
-    from launch.jobs import submission
+    from launch.jobs import watching
 
     try:
-        return submission.follow(target.find(word), job)
+        return watching.follow(target.find(word), job)
     except KeyboardInterrupt:
         click.echo(
             f"\ndetached, the job goes on\n  follow: metagen jobs logs {word} {job} --follow\n"
@@ -84,7 +84,7 @@ def list_jobs(target: str) -> None:
     Example:
       metagen jobs list cluster.yaml
     """
-    from launch.jobs.results import print_jobs
+    from launch.jobs.watching import print_jobs
 
     print_jobs(target)
 
@@ -102,7 +102,7 @@ def logs(target: str, job: str, follow: bool) -> None:
     """
     if follow:
         raise click.exceptions.Exit(_follow(target, job))
-    from launch.jobs.results import print_log
+    from launch.jobs.watching import print_log
 
     print_log(target, job)
 
@@ -117,7 +117,7 @@ def stop(target: str, job: str) -> None:
     Example:
       metagen jobs stop cluster.yaml standard-20261124-101500
     """
-    from launch.jobs.results import stop_job
+    from launch.jobs.watching import stop_job
 
     stop_job(target, job)
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import click
 
-from launch.jobs.storage import LOCAL, Bucket, folder_of, is_bucket, pushing
+from launch.jobs.places import LOCAL, folder_of, is_bucket
+from launch.jobs.storage import Bucket, pushing
 from launch.preset import load_config
 from launch.training import run_folder
 from launch.training.session import proceed, start

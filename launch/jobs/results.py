@@ -1,4 +1,4 @@
-"""What ``metagen jobs``, ``metagen fetch`` and ``metagen tensorboard`` do."""
+"""What ``metagen fetch`` and ``metagen tensorboard`` do."""
 
 from __future__ import annotations
 
@@ -6,64 +6,16 @@ import secrets
 import shlex
 import shutil
 import subprocess
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from cluster.jobs import ENDED, Dashboard
 from launch.clusters import access, target
 from launch.clusters.process import captured
-from launch.jobs.storage import LOCAL, Bucket, folder_there, is_bucket
+from launch.jobs.places import LOCAL, folder_there, is_bucket
+from launch.jobs.storage import Bucket
 from launch.training import run_folder
 from metagen.checkpoint import publishing
 from metagen.errors import UserError
 from metagen.names import checked
-
-STOP_SECONDS = 90.0
-
-
-@contextmanager
-def _dashboard(word: str) -> Iterator[Dashboard]:
-    try:
-        with target.find(word).dashboard() as dashboard:
-            yield dashboard
-    except ConnectionError as error:
-        raise UserError(f"{word}: the cluster does not answer ({error}): is it up?") from None
-
-
-def print_jobs(word: str) -> None:
-    """A line a job."""
-    with _dashboard(word) as dashboard:
-        jobs = dashboard.jobs()
-    if not jobs:
-        print("no jobs yet")
-    for job in jobs:
-        began = time.strftime("%Y-%m-%d %H:%M", time.localtime(job.started)) if job.started else "-"
-        lasted = f"{(job.ended or time.time()) - job.started:.0f} s" if job.started else "-"
-        code = f"  exit code {job.code}" if job.status == "FAILED" and job.code is not None else ""
-        print(f"{job.id}  {job.status:<9}  {began}  {lasted:>8}  run {job.run or '-'}{code}")
-
-
-def print_log(word: str, job: str) -> None:
-    """What a job has printed so far."""
-    with _dashboard(word) as dashboard:
-        dashboard.job(job)
-        print(dashboard.log(job), end="")
-
-
-def stop_job(word: str, job_id: str) -> None:
-    """Stop a job and wait until it has ended."""
-    with _dashboard(word) as dashboard:
-        job = dashboard.job(job_id)
-        if job.status not in ENDED:
-            dashboard.stop(job_id)
-        deadline = time.monotonic() + STOP_SECONDS
-        while (job := dashboard.job(job_id)).status not in ENDED:
-            if time.monotonic() > deadline:
-                raise UserError(f"job {job_id} has not stopped within {STOP_SECONDS:.0f} s: see its log")
-            time.sleep(0.5)
-    print(f"job {job_id}: {job.status.lower()}")
 
 
 def fetch(word: str, run: str, storage: str | None, out: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,32 +12,12 @@ from launch.training import run_folder
 from metagen.background import now_and_then
 from metagen.checkpoint import MANIFEST, publishing
 from metagen.errors import UserError
-from metagen.files import Files, is_url
+from metagen.files import Files
 
 PUSH_SECONDS = 15.0
-LOCAL = "~/.metagen/runs"
-"""Where a run lies on the head while it trains, if it is kept in a bucket."""
 CHECKPOINTS = "checkpoints"
 UNKNOWN = (-1, -1)
 """Size and time of a file that an earlier session pushed, and this one pulled."""
-
-
-def is_bucket(storage: str) -> bool:
-    """Whether ``storage`` is a URL of a bucket, not a folder."""
-    return is_url(storage) and not storage.startswith("file://")
-
-
-def folder_of(storage: str) -> Path:
-    """The folder that ``storage`` names on this machine."""
-    return Path(storage.removeprefix("file://")).expanduser()
-
-
-def folder_there(storage: str) -> str:
-    """The same folder on another machine, as a word for its shell: a ``~`` is the home of the user there."""
-    home, slash, rest = storage.removeprefix("file://").partition("/")
-    if home == "~":
-        return f'"$HOME"{slash}{shlex.quote(rest) if rest else ""}'
-    return shlex.quote(f"{home}{slash}{rest}")
 
 
 class Bucket:

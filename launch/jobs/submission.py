@@ -21,9 +21,9 @@ from metagen.checkpoint import load_checkpoint
 from metagen.config import RunConfig
 from metagen.errors import UserError
 from metagen.names import checked
+from metagen.tasks.config import DataConfig
 
 OWN_CLASS = re.compile(r"(\w+)(?:\.\w+)*:\w+")
-RETRY_SECONDS, GIVE_UP_SECONDS = 2.0, 900.0
 CONFIG, START = "run.yaml", "start_from"
 SENT = ("source", "assignments", "steps", "seed", "start_from", "store", "pool", "actors")
 """Parameters of ``train`` that go along with a job."""
@@ -63,13 +63,23 @@ def pack(words: Sequence[str], include: Sequence[Path], folder: Path) -> tuple[R
             shutil.copytree(path, folder / path.name, ignore=shutil.ignore_patterns("__pycache__", ".git"))
         else:
             shutil.copy2(path, folder / path.name)
-    data = config.data.path
-    if data and not Path(data).is_absolute() and not (folder / Path(data).parts[0]).exists():
-        raise UserError(
-            f"data.path: {data} is not sent along: add --include {Path(data).parts[0]}, or give a path there"
-        )
+    for key, data in _images(config.data):
+        first = Path(data).parts[0]
+        if first == "..":
+            raise UserError(
+                f"{key}: {data} is not sent along: add --include {data} and set {key}={Path(data).name}, or give a "
+                "path there"
+            )
+        if not first.startswith(("/", "~")) and not (folder / first).exists():
+            raise UserError(f"{key}: {data} is not sent along: add --include {first}, or give a path there")
     kept = [f"--{name}={options[name]}" for name in ("pool", "actors") if options[name] is not None]
     return config, kept
+
+
+def _images(data: DataConfig) -> Iterator[tuple[str, str]]:
+    """Where the images lie, by the config's keys."""
+    named = {"data.path": data.path, **{f"data.parts.{i}.path": part.path for i, part in enumerate(data.parts)}}
+    return ((key, path) for key, path in named.items() if path is not None)
 
 
 def _sent_along(start: str | None, folder: Path) -> str | None:
@@ -118,12 +128,16 @@ def submit(target: Target, words: Sequence[str], run: str | None, include: Seque
         try:
             with target.dashboard() as dashboard:
                 _check(dashboard, target, name)
-                dashboard.submit(
-                    entrypoint(target.python, name, target.storage, options),
-                    job_id,
-                    {"working_dir": str(folder), "env_vars": {"PYTHONUNBUFFERED": "1"}},
-                    {"run": name},
-                )
+                try:
+                    dashboard.submit(
+                        entrypoint(target.python, name, target.storage, options),
+                        job_id,
+                        {"working_dir": str(folder), "env_vars": {"PYTHONUNBUFFERED": "1"}},
+                        {"run": name},
+                    )
+                except KeyboardInterrupt:
+                    print(f"\njob {job_id} may have begun: see 'metagen jobs list {target.word}'", file=sys.stderr)
+                    raise
         except ConnectionError as error:
             raise UserError(f"{target.word}: the cluster does not answer ({error}): is it up?") from None
     return job_id
@@ -141,45 +155,3 @@ def _check(dashboard: Dashboard, target: Target, run: str) -> None:
                 f"run '{run}' is being trained by job {job.id}: follow it with "
                 f"'metagen jobs logs {target.word} {job.id} --follow', or name another with --run"
             )
-
-
-def follow(target: Target, job_id: str) -> int:
-    """Show a job's log until it ends, over broken connections too; gives its exit code."""
-    seen, met, lost = 0, False, None
-    while True:
-        try:
-            with target.dashboard() as dashboard:
-                job = dashboard.job(job_id)
-                if lost is not None:
-                    print("connected again", file=sys.stderr)
-                met, lost = True, None
-                seen = dashboard.follow(job_id, seen, _show)
-                job = dashboard.job(job_id)
-            if job.status in ENDED:
-                break
-        except (ConnectionError, UserError) as error:
-            if isinstance(error, UserError) and not met:
-                raise
-            if isinstance(error.args[0] if error.args else None, int):
-                seen = error.args[0]
-            now = time.monotonic()
-            if lost is None:
-                lost = now
-                print("connection lost, trying again; the job goes on", file=sys.stderr)
-            if now - lost > GIVE_UP_SECONDS:
-                raise UserError(
-                    f"no connection for {GIVE_UP_SECONDS:.0f} s; the job may go on: 'metagen jobs list {target.word}'"
-                ) from None
-        time.sleep(RETRY_SECONDS)
-    if job.status == "SUCCEEDED":
-        return 0
-    print(
-        f"job {job_id}: {job.status.lower()} {job.message.strip().splitlines()[0] if job.message else ''}",
-        file=sys.stderr,
-    )
-    return 130 if job.status == "STOPPED" else job.code or 1
-
-
-def _show(text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()

@@ -3,8 +3,10 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -251,6 +253,27 @@ def test_an_address_where_nothing_listens_is_refused_in_seconds(address: str, cl
     assert f"no Ray cluster answers at {address}" in str(caught.value)
     assert "check 'ray status' there" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("greeting", [b"", b"SSH-2.0-OpenSSH_9.2\r\n", b"HTTP/1.1 400 Bad Request\r\n\r\n"])
+def test_a_program_at_the_address_that_is_no_ray_is_told_in_seconds(greeting: bytes) -> None:
+    """One that is silent, and two that are not."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            with suppress(OSError):
+                accepted.append(server.accept()[0])
+                accepted[0].sendall(greeting)
+
+        accepted: list[socket.socket] = []
+        thread = threading.Thread(target=answer)
+        thread.start()
+        started, address = time.monotonic(), f"127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(UserError, match=f"no Ray cluster answers at {address} .another program listens there"):
+            start_ray(address, [Crew(1, 1)])
+        assert time.monotonic() - started < 15
+        thread.join()
+        accepted[0].close()
 
 
 def test_the_jobs_address_counts_where_none_is_given(closed_port: int, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import click
 import pytest
+import ray
 import yaml
 
+from cluster.jobs import Dashboard, Job
+from cluster.launcher import Unreachable
 from launch.jobs.remote import remote
 from launch.jobs.storage import Bucket, pushing
-from launch.jobs.submission import entrypoint, follow, pack
+from launch.jobs.submission import entrypoint, pack, submit
+from launch.jobs.watching import follow
 from launch.training.train import train
 from metagen.checkpoint import load_checkpoint
 from metagen.config import RunConfig
@@ -56,12 +62,25 @@ def test_the_whole_config_and_the_modules_that_it_names_are_sent(
         (["train", "quickstart", "--run-dir", "x"], "--run-dir is decided by submit"),
         (["train", "quickstart", "--profile"], "--profile does not go along with a job: drop it"),
         (["train", "quickstart", "--set", "data.source=folder", "--set", "data.path=mine"], "add --include mine"),
+        (
+            ["train", "quickstart", "--set", "data.source=folder", "--set", "data.path=../mine"],
+            "data.path: ../mine is not sent along: add --include ../mine and set data.path=mine",
+        ),
+        (
+            ["train", "quickstart", "--set", "data={source: mixture, parts: [{source: npz, path: a/b.npz}]}"],
+            "data.parts.0.path: a/b.npz is not sent along: add --include a",
+        ),
     ],
 )
 def test_mistakes_are_found_before_anything_is_sent(words: list[str], needle: str, tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         pack(words, [], tmp_path)
     assert needle in str(caught.value)
+
+
+def test_images_in_a_home_there_need_not_be_sent(tmp_path: Path) -> None:
+    config, _ = pack(["train", "quickstart", "--set", "data={source: npz, path: ~/a.npz}"], [], tmp_path)
+    assert config.data.path == "~/a.npz"
 
 
 def test_an_option_that_submit_knows_nothing_of_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -215,10 +234,6 @@ def test_a_broken_connection_is_made_again_and_no_line_comes_twice(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The server sends a log from its start every time."""
-    from contextlib import contextmanager
-
-    from cluster.jobs import Dashboard, Job
-
     log, tails = "one\ntwo\nthree\n", iter([4, 9, None])
 
     class Tail(Dashboard):
@@ -245,9 +260,58 @@ def test_a_broken_connection_is_made_again_and_no_line_comes_twice(
         def dashboard(self) -> Iterator[Dashboard]:
             yield Tail("http://x", None)
 
-    monkeypatch.setattr("launch.jobs.submission.RETRY_SECONDS", 0.0)
+    monkeypatch.setattr("launch.jobs.watching.RETRY_SECONDS", 0.0)
     assert follow(Target(), "job") == 7
     shown = capsys.readouterr()
     assert shown.out == log
     assert shown.err.count("connection lost") == 2
-    assert "it broke" in shown.err
+    assert shown.err.endswith("job job: failed with exit code 7\n")
+
+
+class Line:
+    """A cluster at which one call after the other ends as it is told."""
+
+    word, storage, python = "cluster.yaml", "/srv/runs", "python"
+
+    def __init__(self, *ends: BaseException) -> None:
+        self.ends = list(ends)
+
+    @contextmanager
+    def dashboard(self) -> Iterator[Any]:
+        raised = self.ends.pop(0)
+        if isinstance(raised, ConnectionError | KeyboardInterrupt):
+            yield SimpleNamespace(
+                job=lambda job: Job(job, "RUNNING", "", "run", "", None, None, None),
+                jobs=list,
+                version=lambda: ray.__version__,
+                follow=self._raise(raised),
+                submit=self._raise(raised),
+            )
+        raise raised
+
+    def _raise(self, error: BaseException) -> Any:
+        def fail(*_: Any) -> Any:
+            raise error
+
+        return fail
+
+
+def test_who_follows_a_job_tries_again_while_machines_are_silent_and_ends_when_the_cluster_is_down(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("launch.jobs.watching.RETRY_SECONDS", 0.0)
+    target = Line(ConnectionError(3), Unreachable("no route"), UserError("no token here"))
+    with pytest.raises(UserError, match="no token here"):
+        follow(target, "job")
+    assert not target.ends
+    assert capsys.readouterr().err.count("connection lost") == 1
+
+
+def test_who_breaks_off_while_a_job_is_handed_over_is_told_that_it_may_run(
+    tiny_yaml: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        submit(Line(KeyboardInterrupt()), ["train", str(tiny_yaml)], "mine", [])
+    err = capsys.readouterr().err
+    assert "job mine-" in err
+    assert "may have begun: see 'metagen jobs list cluster.yaml'" in err

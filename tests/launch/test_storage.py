@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 import yaml
 
-from launch.clusters import diagnosis, target
+from launch.clusters import access, cluster_file, diagnosis, preflight, target
 from launch.clusters.ssh import Machine
-from launch.jobs.storage import Bucket, folder_there, pushing
+from launch.jobs.places import folder_there
+from launch.jobs.storage import Bucket, pushing
 from metagen.checkpoint import MANIFEST, load_checkpoint
 
 
@@ -212,8 +213,22 @@ def test_tensorboard_shows_a_run_in_the_home_of_another_user(
 
 
 def test_the_doctor_looks_for_the_folder_in_the_home_of_another_user(head: tuple[Path, Path]) -> None:
+    """One that is not there yet is made by the start."""
     file, home = head
-    for state in (diagnosis.BAD, diagnosis.GOOD):
+    for make, state in ((Path.touch, diagnosis.BAD), (Path.unlink, diagnosis.GOOD), (Path.mkdir, diagnosis.GOOD)):
+        make(home / "my-runs")
         finding = list(diagnosis._over_ssh(target.find(str(file))))[-1]
         assert (finding.state, finding.seen.split()[0]) == (state, "~/my-runs")
-        (home / "my-runs").mkdir(exist_ok=True)
+
+
+@pytest.mark.parametrize("form", ["{}", "file://{}"])
+def test_a_start_sees_that_the_folder_for_runs_can_be_written(head: tuple[Path, Path], form: str) -> None:
+    file, home = head
+    (home / "taken").touch()
+    values = yaml.safe_load(file.read_text())
+    for name, wrong in (("taken", True), ("free", False)):
+        values["metadata"]["metagen"]["storage"] = form.format(home / name)
+        file.write_text(yaml.safe_dump(values))
+        read = cluster_file.read(file)
+        trouble = preflight._trouble(read, access.head(read)) or ""
+        assert (f"{home / name} cannot be written" in trouble) == wrong, trouble

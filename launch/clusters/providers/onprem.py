@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from launch.clusters.providers.request import Request
 from launch.clusters.providers.template import launcher_file, python_version
 from metagen.errors import UserError
@@ -28,6 +30,6 @@ def render(request: Request) -> dict[str, str]:
             worker_count=len(request.hosts),
             external_head_ip=external if request.external_head else "",
             user=request.user or "root",
-            key=request.key,
+            key=Path(str(request.key)).expanduser().absolute(),
         )
     }

@@ -111,6 +111,19 @@ def test_every_provider_can_be_chosen() -> None:
     assert tuple(REGISTRY) == PROVIDERS
 
 
+def test_a_key_is_found_from_every_folder_and_one_that_is_missing_is_told(
+    onprem: list[str], written: Any, metagen: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    key = tmp_path / "mine"
+    key.touch(mode=0o600)
+    path = written([*onprem, "--key", "mine"])
+    assert yaml.safe_load(path.read_text())["auth"]["ssh_private_key"] == str(key)
+    key.unlink()
+    [error] = metagen("cluster", "validate", path).errors
+    assert f"auth.ssh_private_key: {key} does not exist on this machine" in error
+
+
 # What init refuses
 
 

@@ -223,6 +223,31 @@ def test_a_start_that_is_broken_off_says_what_is_left(
     assert "not all could be stopped: ray down: An error occurred (RequestLimitExceeded)" in done.out
 
 
+def test_a_stop_that_is_broken_off_says_that_some_may_run(
+    started: cluster_file.ClusterFile, metagen: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(launcher, "down", broken)
+    done = metagen("cluster", "down", started.path, "--yes")
+    assert done.code == 130
+    assert f"some of it may still run: 'metagen cluster down {started.path}' again" in done.out
+
+
+def test_a_setup_that_fails_is_told_in_the_words_of_its_command() -> None:
+    lines = [
+        "2026-11-30 17:35:23,536\tINFO updater.py:490 -- (2/3) pip install metagen==0.1.0",
+        "ERROR: No matching distribution found for metagen==0.1.0",
+        "Shared connection to 10.0.0.1 closed.",
+        "2026-11-30 17:35:33,214\tERR updater.py:177 -- New status: update-failed",
+        "click.exceptions.ClickException: SSH command failed.",
+        "Error: Failed to setup head node.",
+    ]
+    assert launcher.reason(lines) == "ERROR: No matching distribution found for metagen==0.1.0"
+    assert launcher.reason(lines[3:]) == "Error: Failed to setup head node."
+
+
 def test_a_start_keeps_what_it_makes_of_the_file_and_nothing_older(
     file: cluster_file.ClusterFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
