@@ -179,10 +179,12 @@ def _probe(address: str) -> None:
     except OSError as error:
         why = error.strerror or str(error)
         raise UserError(f"no Ray cluster answers at {address} ({why}): check 'ray status' there") from None
+    if not said:
+        raise UserError(f"no Ray cluster answers at {address} (nothing was said there): check 'ray status' there")
     if said[3:4] != HTTP2_SETTINGS:
         raise UserError(
             f"no Ray cluster answers at {address} (another program listens there): give the head's own port, which is "
-            f"6379 unless it was started with another; the dashboard's is not it"
+            "6379 unless it was started with another; the dashboard's is not it"
         )
 
 

@@ -255,9 +255,15 @@ def test_an_address_where_nothing_listens_is_refused_in_seconds(address: str, cl
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("greeting", [b"", b"SSH-2.0-OpenSSH_9.2\r\n", b"HTTP/1.1 400 Bad Request\r\n\r\n"])
-def test_a_program_at_the_address_that_is_no_ray_is_told_in_seconds(greeting: bytes) -> None:
-    """One that is silent, and two that are not."""
+@pytest.mark.parametrize(
+    ("greeting", "why"),
+    [
+        (b"", "nothing was said"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "another program listens"),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "another program listens"),
+    ],
+)
+def test_a_program_at_the_address_that_is_no_ray_is_told_in_seconds(greeting: bytes, why: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def answer() -> None:
@@ -269,7 +275,7 @@ def test_a_program_at_the_address_that_is_no_ray_is_told_in_seconds(greeting: by
         thread = threading.Thread(target=answer)
         thread.start()
         started, address = time.monotonic(), f"127.0.0.1:{server.getsockname()[1]}"
-        with pytest.raises(UserError, match=f"no Ray cluster answers at {address} .another program listens there"):
+        with pytest.raises(UserError, match=f"no Ray cluster answers at {address} .{why} there"):
             start_ray(address, [Crew(1, 1)])
         assert time.monotonic() - started < 15
         thread.join()
