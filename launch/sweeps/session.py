@@ -16,7 +16,7 @@ from launch.sweeps.durations import short
 from launch.sweeps.hparams import HParams
 from launch.sweeps.names import choices
 from metagen import tasks
-from metagen.errors import UserError, counted
+from metagen.errors import UserError
 from metagen.pool import Crew, one_thread
 from metagen.precision import resolve
 from metagen.search import heartbeat
@@ -28,6 +28,7 @@ from metagen.search.space import Assignment
 from metagen.seeding import numpy_generator
 from metagen.tasks.categories import with_found
 from metagen.tasks.imageset import ImageSet
+from metagen.wording import counted
 
 LOOKED_AT, SHOWN = 40, 8
 """Proposals that a dry run makes, and shows."""

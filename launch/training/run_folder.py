@@ -14,8 +14,8 @@ from pathlib import Path
 from metagen.config import RunConfig
 from metagen.errors import UserError
 from metagen.store import Store
-from metagen.tasks.imageset import some
 from metagen.values import parse_yaml, read_yaml
+from metagen.wording import some
 
 CONFIG = "config.yaml"
 LOCK = ".lock"
