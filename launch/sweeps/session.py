@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from launch.sweeps.hparams import HParams
 from launch.sweeps.names import choices
 from metagen import tasks
 from metagen.errors import UserError
+from metagen.lock import held
 from metagen.pool import Crew, one_thread
 from metagen.precision import resolve
 from metagen.search import heartbeat
@@ -43,16 +44,22 @@ def begin(sweep: SweepConfig, folder: Path, address: str | None) -> None:
     sweep = _settled(sweep, images)
     with _ray(sweep, address):
         folders.create(folder, sweep)
-        _run(sweep, folder, images)
+        with _held(folder):
+            _run(sweep, folder, images)
 
 
 def proceed(folder: Path, trials: int | None, budget: float | None, address: str | None) -> None:
     """Go on with the sweep in ``folder``, made longer if asked."""
     sweep, progress = folders.read(folder)
     if _driven(folder, progress):
-        raise UserError(
-            f"{folder}: is being run by process {progress.pid} on {progress.host}: 'metagen sweep stop {folder}' first"
-        )
+        raise UserError(f"{folder}: is being run by process {progress.pid} on {progress.host}: {_stop_it(folder)}")
+    with _held(folder):  # of two that found it idle, one goes on
+        _proceed(sweep, progress, folder, trials, budget, address)
+
+
+def _proceed(
+    sweep: SweepConfig, progress: Progress, folder: Path, trials: int | None, budget: float | None, address: str | None
+) -> None:
     changes = {name: value for name, value in (("trials", trials), ("budget", budget)) if value is not None}
     sweep = SweepConfig.parse({**sweep.model_dump(mode="json"), **changes})
     if not progress.unfinished and len(progress.trials) >= sweep.trials:
@@ -64,6 +71,15 @@ def proceed(folder: Path, trials: int | None, budget: float | None, address: str
     images = _images(sweep)
     with _ray(sweep, address):
         _run(sweep, folder, images)
+
+
+def _held(folder: Path) -> AbstractContextManager[None]:
+    """Run the sweep in ``folder`` alone while the block runs; raises ``UserError`` if another process does."""
+    return held(folder, "run", _stop_it(folder))
+
+
+def _stop_it(folder: Path) -> str:
+    return f"'metagen sweep stop {folder}' first"
 
 
 def _driven(folder: Path, progress: Progress) -> bool:
