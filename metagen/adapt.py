@@ -261,6 +261,9 @@ class Inner:
             pull = self._masked(problem.proximal * (phi - self.start))
             gradient = gradient._replace(mean=gradient.mean + pull)
         after = self.policy.step(run, phi, gradient, step)
+        if after.shape != phi.shape:  # a single number would be loaded everywhere
+            wanted = f"where {[*phi.shape]} is needed"
+            raise ValueError(f"policy {type(self.policy).__name__} gave parameters {[*after.shape]} {wanted}")
         share = problem.share(len(support), run.vector)
         if share < 1:
             after = torch.lerp(phi, after, share)

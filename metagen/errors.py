@@ -15,8 +15,3 @@ def nearest(word: str, known: Iterable[str]) -> str:
     known = sorted(known)
     match = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     return f"; did you mean '{match[0]}'?" if match else f"; known: {', '.join(known)}"
-
-
-def counted(count: int, one: str, more: str = "") -> str:
-    """``1 step``, ``2 steps``; ``more`` where an 's' does not make the plural."""
-    return f"{count} {one if count == 1 else more or one + 's'}"

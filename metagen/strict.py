@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any, Self, get_args
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Self, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -65,8 +65,9 @@ def _complaints(model: type[BaseModel], error: ValidationError) -> list[str]:
 def _explain(model: type[BaseModel], path: list[str], items: Sequence[Any]) -> str:
     key, item = ".".join(path), items[0]
     if item["type"] == "extra_forbidden":
-        known = _fields_at(model, path[:-1])
-        return f"{key}: unknown key{nearest(path[-1], known)}" if known else f"{key}: unknown key"
+        known, elsewhere = _fields_at(model, path[:-1]), _elsewhere(model, path)
+        hint = f"; did you mean {elsewhere}?" if elsewhere else nearest(path[-1], known) if known else ""
+        return f"{key}: unknown key{hint}"
     got = item.get("input")
     if item["type"] == "tuple_type" and isinstance(got, dict) and got and all(str(part).isdigit() for part in got):
         example = _list_of(model, path, next(iter(got.values())))
@@ -114,6 +115,28 @@ def _mapping_of(models: Sequence[type[BaseModel]]) -> str:
 def _fields_at(model: type[BaseModel], path: list[str]) -> list[str]:
     """The field names of the model that a path of keys leads to (union and tuple members are searched)."""
     return sorted({name for current in _models_at(model, path, nearest=True) for name in current.model_fields})
+
+
+def _elsewhere(model: type[BaseModel], path: list[str]) -> str:
+    """Where a key of exactly this name does belong: deeper down if it can, else anywhere; empty if nowhere."""
+    for home in (path[:-1], []):
+        found = [".".join([*home, *rest]) for at in _models_at(model, home) for rest in _places(at, path[-1])]
+        if 0 < len(found) <= 3:
+            return " or ".join(map(repr, found))
+    return ""
+
+
+def _places(annotation: Any, name: str) -> Iterator[list[str]]:
+    """The paths within a value of type ``annotation`` that end in a key ``name``."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        for key, field in annotation.model_fields.items():
+            if key == name:
+                yield [key]
+            yield from ([key, *rest] for rest in _places(field.annotation, name))
+        return
+    index = ["0"] if get_origin(annotation) in (tuple, list) else []
+    for inner in get_args(annotation):
+        yield from ([*index, *rest] for rest in _places(inner, name))
 
 
 def _models_at(model: type[BaseModel], path: list[str], nearest: bool = False) -> list[type[BaseModel]]:

@@ -24,6 +24,17 @@ from metagen.values import override, read_yaml
             "phases.1.outer.learning_rat: unknown key; did you mean 'learning_rate'?",
         ),
         ({"generator": {"architecture": {"width": [8]}}}, "generator.architecture.width: unknown key; did you mean"),
+        ({"shots": 3}, "shots: unknown key; did you mean 'episode.shots'?"),
+        ({"steps": 3}, "steps: unknown key; did you mean 'phases.0.steps'?"),
+        ({"actors": 3}, "actors: unknown key; did you mean 'pool.actors' or 'pool.others.0.actors'?"),
+        (
+            {"generator": {"widths": [8]}},
+            "generator.widths: unknown key; did you mean 'generator.architecture.widths'?",
+        ),
+        (
+            {"phases": [{}, {"learning_rate": 1}]},
+            "phases.1.learning_rate: unknown key; did you mean 'phases.1.outer.learning_rate'?",
+        ),
         ({"pool": {"qqq": 1}}, "pool.qqq: unknown key; known: actors, address,"),
         ({"policy": {"options": {"horizn": 3}}}, "horizn: unknown key; did you mean 'horizon'?"),
         (

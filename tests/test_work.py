@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from metagen import tasks, work
 from metagen.adapt import Problem
 from metagen.algorithms import Estimate
+from metagen.algorithms.fomaml import Fomaml, FomamlOptions
 from metagen.config import RunConfig
 from metagen.errors import UserError
 from metagen.learner import Learner
-from metagen.policies import Policy
+from metagen.policies import Gradient, Policy, Run
 from metagen.pool import SerialPool
 from metagen.records import Snapshot, packed, unpacked
 from metagen.seeding import torch_generator
@@ -280,6 +281,34 @@ def test_an_estimate_that_would_be_applied_wrongly_is_refused_where_it_is_made(
     parts = dataclasses.replace(parts, estimators=(stray,) * len(parts.config.phases))
     [item, *_] = work.plan(parts.config, 0, 0)
     with pytest.raises(ValueError, match=message):
+        work.run(parts, item, learner.snapshot())
+
+
+class OneNumber:
+    """A policy that gives a single number where a vector is needed."""
+
+    def __init__(self, of_step: bool) -> None:
+        self.of_step = of_step
+
+    def wants_halves(self, step: int) -> bool:
+        return False
+
+    def step(self, run: Run, parameters: Tensor, gradient: Gradient, step: int) -> Tensor:
+        return torch.zeros(1) if self.of_step else parameters
+
+    def hypergradient(self, run: Run, query: Sequence[tuple[int, Tensor]]) -> Tensor:
+        return torch.ones(1)
+
+
+@pytest.mark.parametrize(("of_step", "what"), [(True, "parameters"), (False, "a hypergradient")])
+def test_a_single_number_is_not_spread_over_all_that_a_policy_should_give(
+    of_step: bool, what: str, learner_and_parts: tuple[Learner, work.Parts]
+) -> None:
+    learner, parts = learner_and_parts
+    fomaml = Fomaml(FomamlOptions())
+    parts = dataclasses.replace(parts, policy=OneNumber(of_step), estimators=(fomaml,) * len(parts.config.phases))
+    [item, *_] = work.plan(parts.config, 0, 0)
+    with pytest.raises(ValueError, match=rf"policy OneNumber gave {what} \[1\] where \[\d+\] is needed"):
         work.run(parts, item, learner.snapshot())
 
 

@@ -42,11 +42,12 @@ def _positive(default: int, least: int = 1) -> dict[str, Any]:
 @click.option("--tuning-classes", **_positive(8), help="Validation classes that step sizes are tuned on.")
 @click.option("--workers", type=click.IntRange(min=1), help="Processes.  [default: one a core]")
 def few_shot(workers: int | None, out: Path | None, domains: str, shots: str, **options: Any) -> None:
-    """A preset against its rivals on classes never seen, at equal compute.
+    """A preset against its rivals at equal compute.
 
-    Trains the preset, a set-conditioned and an unconditioned model by its first phase alone, and Reptile at FIGR's
-    settings and tuned, each on as many images; adapts them by Adam tuned on validation classes, all of the network or
-    FiLM and head alone, and a network from scratch. Writes few-shot.json, few-shot.md and few-shot.png to --out.
+    On classes never seen. Trains the preset, a set-conditioned and an unconditioned model by its first phase alone,
+    and Reptile at FIGR's settings and tuned, each on as many images; adapts them by Adam tuned on validation classes,
+    all of the network or FiLM and head alone, and a network from scratch. Writes few-shot.json, few-shot.md and
+    few-shot.png to --out.
 
     \b
     Example:

@@ -8,7 +8,7 @@ from PIL import Image
 
 from launch.benchmarks.chart import Line, charts
 from launch.benchmarks.markdown import losses, samples, table
-from metagen.errors import counted
+from metagen.wording import counted
 
 FLOORS = {"copycat": "copycat", "real": "other real images"}
 YES = {True: "met", False: "not met"}

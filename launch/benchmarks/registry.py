@@ -34,15 +34,15 @@ class Script:
 SCRIPTED: dict[str, Script] = {
     "quickstart": Script("quickstart.py", "What the quickstart takes, and gives on unseen classes."),
     "policy": Script("policy.py", "Learned policies against the best fixed choices.", seeds=True),
-    "policy-transfer": Script("policy_transfer.py", "A learned optimiser on networks that it was not trained for."),
+    "policy-transfer": Script("policy_transfer.py", "A learned optimiser on networks that are new to it."),
     "scaling": Script("scaling.py", "Ray actors against one process."),
     "inner-loop": Script("inner_loop.py", "The inner loop against other libraries."),
     "second-order": Script("second_order.py", "Time and memory of exact meta-gradients."),
     "commands": Script("commands.py", "How long a user waits for a command."),
     "bandwidth": Script("bandwidth.py", "Results a second over a bounded link, against the model."),
-    "families": Script("families.py", "What every generator family shows after ten minutes of training."),
+    "families": Script("families.py", "Every generator family after ten minutes of training."),
     "gan-stability": Script("gan_stability.py", "A meta-trained GAN against one from scratch.", seeds=True),
-    "sweep": Script("sweep.py", "What a sweep finds, what it costs, and what inherited weights are worth."),
+    "sweep": Script("sweep.py", "What a sweep finds, what it costs, and inherited weights."),
     "cluster-start": Script("cluster_start.py", "How long a cluster of three hosts takes."),
 }
 """Beside these, ``few-shot`` is in the package (``commands.py``)."""

@@ -22,7 +22,7 @@ from launch.output import check_picture, check_writable, write_json, write_pictu
 from metagen import __version__, tasks
 from metagen.bootstrap import LEVEL
 from metagen.checkpoint import load_checkpoint
-from metagen.errors import UserError, counted
+from metagen.errors import UserError
 from metagen.evaluate import (
     STEP_SIZES,
     Bench,
@@ -42,6 +42,7 @@ from metagen.pool import available_cores, one_thread
 from metagen.processes import A, B, Each, side_by_side
 from metagen.quality import Features, measured, nearest_real
 from metagen.tasks.config import DataConfig, Polarity
+from metagen.wording import counted, some
 
 ROWS, SAMPLES = 8, 8
 FEWEST = 4
@@ -92,7 +93,7 @@ def run_evaluation(request: Request) -> None:
     for note in images.notes:
         print(f"note: {note}", file=sys.stderr)
     if few:
-        left_out = f"classes of split '{request.split}' with too few images ({len(few)}): {', '.join(few[:5])}"
+        left_out = f"classes of split '{request.split}' with too few images ({len(few)}): {some(few)}"
         print(f"note: {left_out}", file=sys.stderr)
     meta = method_of(saved)
     bench = Bench(images, classes, shots, request.seed)

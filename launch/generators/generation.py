@@ -10,12 +10,13 @@ from pathlib import Path
 from launch.output import check_picture, write_picture
 from metagen import tasks
 from metagen.checkpoint import load_checkpoint, publishing
-from metagen.errors import UserError, counted
+from metagen.errors import UserError
 from metagen.evaluate import Bench, choose_classes, drawn, generate, method_of
 from metagen.picture import grid, save_image
 from metagen.pool import one_thread
 from metagen.tasks.config import DataConfig
 from metagen.tasks.episodes import to_float
+from metagen.wording import counted
 
 MOST_SHOWN = 64
 """More images than this add nothing to the set's mean that is worth the time."""

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from launch.generators.tables import digits_of
 from metagen.bootstrap import bounds
-from metagen.errors import counted
 from metagen.makers import Gallery
 from metagen.picture import picture_of
 from metagen.quality import READINGS
+from metagen.wording import counted
 
 COLOURS = 4
 """``--c0`` to ``--c3`` of the page's style."""

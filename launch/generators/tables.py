@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
-from metagen.errors import counted
+from launch.table import table_of
 from metagen.quality import READINGS
+from metagen.wording import counted
 
 WIDEST = 1000
 """Columns that no table needs: its own width is measured within them."""
@@ -106,10 +106,3 @@ def _interval(cell: dict[str, float], digits: int, narrow: bool) -> str:
 def _broken(name: str, narrow: bool) -> str:
     """A long name in two lines where a table is too wide: rich would break it at the column's edge."""
     return name.replace("_", "_\n").replace("recognis", "recognis-\n") if narrow else name
-
-
-def table_of(title: str) -> Table:
-    """A table as narrow as its words let it be, without columns yet."""
-    return Table(
-        title=title, title_justify="left", box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0)
-    )

@@ -14,15 +14,15 @@ from rich.table import Table
 from torch import Tensor
 
 from launch.generators.evaluation import data_config, home_of
-from launch.generators.tables import table_of
 from launch.output import check_picture, check_writable, write_json, write_picture
 from launch.policies.plot import Panel, plot
+from launch.table import table_of
 from metagen import tasks
 from metagen.checkpoint import load_checkpoint
-from metagen.errors import counted
 from metagen.evaluate import Bench, choose_classes, method_of
 from metagen.picks import Pick, picks, shares, typical
 from metagen.pool import one_thread
+from metagen.wording import counted
 
 Groups = dict[str, list[Pick]]
 

@@ -15,7 +15,7 @@ from launch.sweeps.durations import short
 from launch.sweeps.names import short_names, shown
 from metagen import tasks
 from metagen.checkpoint import load_checkpoint, publishing
-from metagen.errors import UserError, counted
+from metagen.errors import UserError
 from metagen.evaluate import drawn, method_of
 from metagen.picture import grid
 from metagen.pool import one_thread
@@ -23,6 +23,7 @@ from metagen.search.config import SweepConfig
 from metagen.search.importance import LEAST, importance
 from metagen.search.judge import Judge
 from metagen.search.ledger import Progress, Tried
+from metagen.wording import counted
 
 PAGE, PICTURES = "report.html", "report"
 TOP, DRAWN, CLASSES, SAMPLES = 5, 3, 5, 5

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ from launch.sweeps.durations import short
 from launch.sweeps.hparams import HParams
 from launch.sweeps.names import choices
 from metagen import tasks
-from metagen.errors import UserError, counted
+from metagen.errors import UserError
+from metagen.lock import held
 from metagen.pool import Crew, one_thread
 from metagen.precision import resolve
 from metagen.search import heartbeat
@@ -28,6 +29,7 @@ from metagen.search.space import Assignment
 from metagen.seeding import numpy_generator
 from metagen.tasks.categories import with_found
 from metagen.tasks.imageset import ImageSet
+from metagen.wording import counted
 
 LOOKED_AT, SHOWN = 40, 8
 """Proposals that a dry run makes, and shows."""
@@ -42,16 +44,22 @@ def begin(sweep: SweepConfig, folder: Path, address: str | None) -> None:
     sweep = _settled(sweep, images)
     with _ray(sweep, address):
         folders.create(folder, sweep)
-        _run(sweep, folder, images)
+        with _held(folder):
+            _run(sweep, folder, images)
 
 
 def proceed(folder: Path, trials: int | None, budget: float | None, address: str | None) -> None:
     """Go on with the sweep in ``folder``, made longer if asked."""
     sweep, progress = folders.read(folder)
     if _driven(folder, progress):
-        raise UserError(
-            f"{folder}: is being run by process {progress.pid} on {progress.host}: 'metagen sweep stop {folder}' first"
-        )
+        raise UserError(f"{folder}: is being run by process {progress.pid} on {progress.host}: {_stop_it(folder)}")
+    with _held(folder):  # of two that found it idle, one goes on
+        _proceed(sweep, progress, folder, trials, budget, address)
+
+
+def _proceed(
+    sweep: SweepConfig, progress: Progress, folder: Path, trials: int | None, budget: float | None, address: str | None
+) -> None:
     changes = {name: value for name, value in (("trials", trials), ("budget", budget)) if value is not None}
     sweep = SweepConfig.parse({**sweep.model_dump(mode="json"), **changes})
     if not progress.unfinished and len(progress.trials) >= sweep.trials:
@@ -63,6 +71,15 @@ def proceed(folder: Path, trials: int | None, budget: float | None, address: str
     images = _images(sweep)
     with _ray(sweep, address):
         _run(sweep, folder, images)
+
+
+def _held(folder: Path) -> AbstractContextManager[None]:
+    """Run the sweep in ``folder`` alone while the block runs; raises ``UserError`` if another process does."""
+    return held(folder, "run", _stop_it(folder))
+
+
+def _stop_it(folder: Path) -> str:
+    return f"'metagen sweep stop {folder}' first"
 
 
 def _driven(folder: Path, progress: Progress) -> bool:

@@ -28,7 +28,7 @@ def watch(folder: Path, once: bool) -> None:
     console, ledger = Console(highlight=False), Ledger(folder)
     pulse = Pulse(folder)
     progress, place = ledger.read()
-    dead = pulse.dead(progress)
+    dead = pulse.lives(progress) is False
     if once or not console.is_terminal:
         console.print(table(sweep, progress, folder, dead))
         return
@@ -36,7 +36,7 @@ def watch(folder: Path, once: bool) -> None:
         while progress.state == "running" and not dead:
             time.sleep(1.0)
             _, place = ledger.read(progress, place)
-            dead = pulse.dead(progress)
+            dead = pulse.lives(progress) is False
             live.update(table(sweep, progress, folder, dead), refresh=True)
 
 

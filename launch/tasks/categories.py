@@ -10,17 +10,18 @@ from PIL import Image, ImageDraw, ImageFont
 from rich.table import Table
 
 from launch.generators.evaluation import data_config
-from launch.generators.tables import table_of
 from launch.output import check_picture, write_picture
+from launch.table import table_of
 from launch.tasks.sheets import load, print_described
 from metagen import tasks
 from metagen.checkpoint import load_checkpoint
-from metagen.errors import UserError, counted
+from metagen.errors import UserError
 from metagen.picture import MARGIN, PAPER, TEXT, thumbnail
 from metagen.seeding import numpy_generator
 from metagen.tasks.categories import Sorter, find_categories
 from metagen.tasks.episodes import to_float
 from metagen.tasks.imageset import SPLITS, ImageSet, Indices
+from metagen.wording import counted
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#9a8c00")
 """One a category; told apart by colour-blind people too (Okabe & Ito 2008, with two greys in place of yellow)."""

@@ -9,15 +9,16 @@ from rich.console import Console
 from rich.table import Table
 
 from launch.generators.evaluation import data_config
-from launch.generators.tables import table_of
 from launch.output import check_picture, write_picture
+from launch.table import table_of
 from metagen import tasks
-from metagen.errors import UserError, counted
+from metagen.errors import UserError
 from metagen.picture import contact_sheet
 from metagen.seeding import numpy_generator
 from metagen.tasks.config import DataConfig
 from metagen.tasks.episodes import to_float
 from metagen.tasks.imageset import SPLITS, ImageSet
+from metagen.wording import counted
 
 
 def load(data: str, image_size: int, channels: int) -> ImageSet:

@@ -11,8 +11,8 @@ from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from metagen.config import RunConfig
-from metagen.errors import counted
 from metagen.records import StepReport, Verdict
+from metagen.wording import counted
 from metagen.work import Parts
 
 LINES = 20

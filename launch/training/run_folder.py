@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
-import socket
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
+from metagen import lock
 from metagen.config import RunConfig
 from metagen.errors import UserError
 from metagen.store import Store
-from metagen.tasks.imageset import some
 from metagen.values import parse_yaml, read_yaml
+from metagen.wording import some
 
 CONFIG = "config.yaml"
-LOCK = ".lock"
 BEFORE = re.compile(r"\..*|checkpoints|logs?(\..*)?|.*\.(log|out|err)(\.\d+)?|stdout|stderr")
 """Names that a folder may hold before there is a run in it: what a start that failed left, and logs of it."""
 
@@ -88,35 +85,9 @@ def check_free(folder: Path) -> None:
         raise UserError(f"{folder} holds no run but other things, {some(others, 3)}: choose a new or an empty folder")
 
 
-@contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """Train the run in ``folder`` alone while the block runs; raises ``UserError`` if another process does.
-
-    The lock is the kernel's, which lets go of it with the process, however that ends. It counts on this machine, and
-    on others as far as the file system carries locks; one that knows none is not kept from.
-    """
-    try:
-        file = (folder / LOCK).open("a+")
-    except OSError:  # what cannot be locked cannot be written either, which tells by itself
-        yield
-        return
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            who = file.read().strip() or "another process"
-            raise UserError(
-                f"{folder}: is being trained by {who}: watch it with 'metagen top {folder}', or stop it first"
-            ) from None
-        except OSError:  # no locks there
-            yield
-            return
-        with suppress(OSError):
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}")
-            file.flush()
-        yield
+def held(folder: Path) -> AbstractContextManager[None]:
+    """Train the run in ``folder`` alone while the block runs; raises ``UserError`` if another process does."""
+    return lock.held(folder, "trained", f"watch it with 'metagen top {folder}', or stop it first")
 
 
 def read_config(folder: Path) -> RunConfig:

@@ -20,7 +20,7 @@ from launch.training.workers import Workers
 from metagen import checkpoint, quarantine, tasks, work
 from metagen.budget import fit
 from metagen.config import RunConfig
-from metagen.errors import UserError, counted
+from metagen.errors import UserError
 from metagen.evaluate import MIN_QUERIES
 from metagen.guard import Diverged
 from metagen.learner import Learner
@@ -33,6 +33,7 @@ from metagen.tasks.categories import with_found
 from metagen.tasks.imageset import ImageSet
 from metagen.train import to_save, train
 from metagen.warm_start import begun_with, polarity_note
+from metagen.wording import counted, some
 
 LAST_WAITS = (2.0, 5.0, 10.0)
 """Seconds after which the last checkpoint is stored again where the store refused it: no other one will be."""
@@ -234,9 +235,8 @@ def _enough(config: RunConfig, images: ImageSet) -> None:
     for note in images.notes:
         print(f"note: {note}", file=sys.stderr)
     if few:
-        shown = ", ".join(few[:5]) + (f" and {len(few) - 5} more" if len(few) > 5 else "")
         print(
-            f"note: training classes with fewer than {need} images are not used ({len(few)}): {shown}",
+            f"note: training classes with fewer than {need} images are not used ({len(few)}): {some(few)}",
             file=sys.stderr,
         )
     if not len(images.members("train", 0)):

@@ -12,7 +12,8 @@ from typing import Any
 import click
 
 from launch.training.log import LOG, events
-from metagen.errors import UserError, counted
+from metagen.errors import UserError
+from metagen.wording import counted
 
 SILENT_SECONDS = 60.0
 RECENT = 20

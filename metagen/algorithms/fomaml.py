@@ -12,7 +12,7 @@ from torch import Tensor
 from metagen.adapt import Problem, adapt_all
 from metagen.algorithms.estimator import Estimate, Needs
 from metagen.algorithms.query import Query, QueryOptions, add
-from metagen.policies.policy import Policy, Run
+from metagen.policies.policy import Policy, Run, hypergradient
 from metagen.tasks.episodes import Episode
 
 
@@ -65,6 +65,6 @@ class Fomaml:
                     for step in now:
                         add(metrics, "support_loss", share * step.support_loss)
             for run, mine in zip(runs, slopes, strict=True):
-                vote = policy.hypergradient(run, mine)
+                vote = hypergradient(policy, run, mine)
                 policy_gradient += share * (F.normalize(vote, dim=0) if self.equal_votes else vote)
         return Estimate(gradient, policy_gradient, metrics)

@@ -7,7 +7,7 @@ from typing import Any
 from metagen.policies.alfa import Alfa
 from metagen.policies.fixed import Fixed
 from metagen.policies.learned import LearnedOptimiser
-from metagen.policies.policy import Choice, Explorer, Gradient, Improvement, Policy, Run, Solver
+from metagen.policies.policy import Choice, Explorer, Gradient, Improvement, Policy, Run, Solver, hypergradient
 from metagen.policies.ridge import Ridge
 from metagen.policies.steps import LearnedSteps
 from metagen.policies.stochastic import Stochastic
@@ -21,4 +21,4 @@ REGISTRY: dict[str, Any] = {
     "stochastic": Stochastic,
 }
 
-__all__ = ["REGISTRY", "Choice", "Explorer", "Gradient", "Improvement", "Policy", "Run", "Solver"]
+__all__ = ["REGISTRY", "Choice", "Explorer", "Gradient", "Improvement", "Policy", "Run", "Solver", "hypergradient"]

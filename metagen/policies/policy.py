@@ -141,6 +141,16 @@ class Solver(Policy, Protocol):
         ...
 
 
+def hypergradient(policy: Policy, run: Run, query: Sequence[tuple[int, Tensor]]) -> Tensor:
+    """What ``policy`` says of itself, ``[G]``; raises ``ValueError`` for another length: a single number would be added
+    everywhere."""
+    found = policy.hypergradient(run, query)
+    if found.shape != run.vector.shape:
+        wanted = f"where {[*run.vector.shape]} is needed"
+        raise ValueError(f"policy {type(policy).__name__} gave a hypergradient {[*found.shape]} {wanted}")
+    return found
+
+
 def later(query: Sequence[tuple[int, Tensor]], steps: int) -> Iterator[tuple[int, Tensor]]:
     """From the last of ``steps`` back to the first: step ``j``, and the sum ``[P]`` of the query gradients taken
     after it; steps with none after them are left out. ``query`` is that of ``Policy.hypergradient``."""

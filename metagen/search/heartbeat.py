@@ -1,7 +1,8 @@
 """Whether the process that drives a sweep lives, as far as one can tell from here.
 
-On its own machine its number tells. From another one a file does, which it touches every few seconds. No clock is
-compared with another: the file counts as touched if its time changes while it is watched from here.
+On its own machine the lock that it holds tells (``metagen.lock``), and on others as far as they see it. Where no lock
+tells, a file does, which it touches every few seconds. No clock is compared with another: the file counts as touched if
+its time changes while it is watched from here.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from metagen.background import now_and_then
+from metagen.lock import is_held
 from metagen.search.ledger import Progress
 
 HEARTBEAT = "heartbeat"
@@ -45,23 +47,23 @@ class Pulse:
     """Watches the process that last drove the sweep in ``folder``."""
 
     def __init__(self, folder: Path) -> None:
-        self.path = folder / HEARTBEAT
+        self.folder = folder
         self._seen, self._since = self._time(), time.monotonic()
-        self.beats = False
-        """Whether the file was touched while it was watched."""
 
-    def dead(self, progress: Progress) -> bool:
-        """Whether the process is dead, as far as was seen up to now; False while that is open."""
-        if not elsewhere(progress):
-            return not _exists(progress.pid or 0)
+    def lives(self, progress: Progress) -> bool | None:
+        """Whether the process lives, as far as was seen up to now; None while that is open."""
+        locked = is_held(self.folder)
+        if locked or (locked is False and not elsewhere(progress)):
+            return locked
         now = self._time()
         if now is not None and now != self._seen:
-            self._seen, self._since, self.beats = now, time.monotonic(), True
-        return time.monotonic() - self._since > SILENT_SECONDS
+            self._seen, self._since = now, time.monotonic()
+            return True
+        return False if time.monotonic() - self._since > SILENT_SECONDS else None
 
     def _time(self) -> int | None:
         try:
-            with self.path.open("rb") as file:  # opening has a network file system ask its server
+            with (self.folder / HEARTBEAT).open("rb") as file:  # opening has a network file system ask its server
                 return os.fstat(file.fileno()).st_mtime_ns
         except OSError:
             return None
@@ -70,19 +72,9 @@ class Pulse:
 def alive(folder: Path, progress: Progress) -> bool:
     """Whether the process that last drove the sweep lives; watches until it is known.
 
-    That takes ``BEAT_SECONDS`` for one of another machine, and ``SILENT_SECONDS`` if it is dead.
+    Where no lock tells, that takes ``BEAT_SECONDS``, and ``SILENT_SECONDS`` if it is dead.
     """
     pulse = Pulse(folder)
-    while not (dead := pulse.dead(progress)) and elsewhere(progress) and not pulse.beats:
+    while (known := pulse.lives(progress)) is None:
         time.sleep(POLL_SECONDS)
-    return not dead
-
-
-def _exists(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
+    return known

@@ -16,9 +16,10 @@ import numpy as np
 
 from metagen.errors import UserError
 from metagen.tasks.config import DataConfig, OnCorrupt
-from metagen.tasks.imageset import SPLITS, Images, ImageSet, check_names, offsets_of, some, split_by_hash
+from metagen.tasks.imageset import SPLITS, Images, ImageSet, check_names, offsets_of, split_by_hash
 from metagen.tasks.npz import BY_HASH, seen_from
 from metagen.tasks.pixels import CorruptImage, blank, decode, fit, with_polarity
+from metagen.wording import some
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
 LAYOUT = "expected PATH/CLASS/IMAGE, or PATH/train/CLASS/IMAGE with valid/ and test/ beside train/"

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metagen.errors import UserError, nearest
+from metagen.wording import some
 
 Images = NDArray[np.uint8]
 Indices = NDArray[np.int64]
@@ -155,9 +156,3 @@ def check_names(names: Sequence[str], where: str = "") -> None:
     if len(set(names)) < len(names):
         twice = next(name for index, name in enumerate(names) if name in names[:index])
         raise UserError(f"{where}two classes are called {twice!r}: rename one of them")
-
-
-def some(words: Sequence[str], most: int = 5) -> str:
-    """``'a', 'b' and 7 more``: words for one line, quoted so that odd characters show."""
-    shown = ", ".join(repr(word) for word in words[:most])
-    return f"{shown} and {len(words) - most} more" if len(words) > most else shown

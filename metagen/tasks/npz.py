@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 
 from metagen.errors import UserError
 from metagen.tasks.config import DataConfig
-from metagen.tasks.imageset import SPLITS, Images, ImageSet, check_names, offsets_of, some, split_by_hash
+from metagen.tasks.imageset import SPLITS, Images, ImageSet, check_names, offsets_of, split_by_hash
 from metagen.tasks.pixels import fit_all
+from metagen.wording import some
 
 Array = NDArray[Any]
 BY_HASH = "split by a hash of each class name: about 80% train, 10% valid, 10% test"

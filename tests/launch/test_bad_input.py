@@ -159,7 +159,7 @@ def test_a_folder_with_too_few_images(tiny_yaml: Path, class_folders: Path, run_
         *("--set", "episode.shots=4", "--set", "episode.queries=3", "--run-dir", run_dir),
     )
     _refused(done, "images: no training class has 7 images", "--set episode.queries=N, or add images")
-    assert "training classes with fewer than 7 images are not used (2): cat, owl" in done.err
+    assert "training classes with fewer than 7 images are not used (2): 'cat', 'owl'" in done.err
 
 
 def test_classes_with_too_few_images_are_reported_not_silently_dropped(
@@ -173,7 +173,7 @@ def test_classes_with_too_few_images_are_reported_not_silently_dropped(
         *("--set", "episode.shots=4", "--run-dir", tmp_path / "run"),
     )
     assert done.code == 0
-    assert "note: training classes with fewer than 6 images are not used (1): owl" in done.err
+    assert "note: training classes with fewer than 6 images are not used (1): 'owl'" in done.err
 
 
 def test_a_corrupt_image_is_named_or_counted(

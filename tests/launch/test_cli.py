@@ -86,6 +86,16 @@ def test_the_groups_help_lists_every_command_with_its_own_first_line(metagen: An
         assert f"{name} {line}" in text
 
 
+@pytest.mark.parametrize("group", [*GROUPS, "sweep"])
+def test_the_help_of_a_group_cuts_no_line_off_in_80_columns(
+    group: str, metagen: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    listed = metagen(group, "--help").out.partition("\nCommands:\n")[2]
+    assert listed
+    assert "..." not in listed
+
+
 def test_training_writes_a_whole_run_and_says_where(tiny_yaml: Path, tmp_path: Path, metagen: Any) -> None:
     folder = tmp_path / "new" / "run"
     done = metagen("train", tiny_yaml, "--run-dir", folder, "--set", "log.checkpoint_every=2", "--set", "log.keep=1")

@@ -16,6 +16,7 @@ from launch.sweeps import session
 from launch.sweeps.charts import Charts
 from launch.sweeps.folder import load_sweep, presets
 from launch.sweeps.names import short_names
+from metagen.lock import held
 from metagen.search import heartbeat
 from metagen.search.ledger import Ledger, Tried
 from metagen.search.limits import Refused, admitted
@@ -204,12 +205,18 @@ def test_resuming_a_finished_sweep_says_so_and_a_running_one_is_left_alone(
     assert "complete: 3 trials" in metagen("sweep", "resume", swept).out
     assert "does not run; it is complete: 3 trials" in metagen("sweep", "stop", swept).out
     folder = Path(shutil.copytree(swept, tmp_path / "copy"))
-    Ledger(folder).write("session", pid=os.getpid(), host=socket.gethostname())
-    done = metagen("sweep", "resume", folder)
-    assert done.code == 2
-    assert f"is being run by process {os.getpid()}" in done.errors[0]
-    Ledger(folder).write("session", pid=2**22 - 1, host=socket.gethostname())
+    with held(folder, "run", "stop it first"):
+        done = metagen("sweep", "resume", folder)  # another one has begun to resume, and has no session yet
+        assert done.code == 2
+        assert f"is being run by process {os.getpid()}" in done.errors[0]
+        Ledger(folder).write("session", pid=os.getpid(), host=socket.gethostname())
+        done = metagen("sweep", "resume", folder)
+        assert done.code == 2
+        assert f"is being run by process {os.getpid()}" in done.errors[0]
+        assert "running" in metagen("sweep", "status", folder).out
+    # Killed; this process has its number now, as after the restart of a container.
     assert "killed: continue with" in metagen("sweep", "status", folder).out
+    assert "complete: 3 trials" in metagen("sweep", "resume", folder).out
 
 
 def test_a_sweep_whose_machine_died_is_resumed_from_another_one_and_one_that_lives_is_left_alone(

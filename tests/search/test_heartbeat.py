@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import socket
 import threading
@@ -8,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from metagen.lock import held
 from metagen.search import heartbeat
 from metagen.search.heartbeat import HEARTBEAT, Pulse, alive, beating
 from metagen.search.ledger import Progress
@@ -22,10 +25,29 @@ def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(heartbeat, name, seconds)
 
 
-def test_on_its_own_machine_the_number_of_the_process_tells_at_once(tmp_path: Path) -> None:
-    here = socket.gethostname()
-    assert alive(tmp_path, Progress(pid=os.getpid(), host=here))
-    assert not alive(tmp_path, Progress(pid=2**22 - 1, host=here))
+def test_on_its_own_machine_the_lock_tells_at_once_whatever_process_has_its_number_now(tmp_path: Path) -> None:
+    mine = Progress(pid=os.getpid(), host=socket.gethostname())
+    with held(tmp_path, "run", "stop it first"):
+        assert alive(tmp_path, mine)
+    assert not alive(tmp_path, mine)
+
+
+def test_on_another_machine_that_sees_the_lock_it_tells_as_well(tmp_path: Path) -> None:
+    with held(tmp_path, "run", "stop it first"):
+        assert alive(tmp_path, THERE)
+
+
+def test_where_the_file_system_knows_no_locks_it_lives_as_long_as_it_beats(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    mine = Progress(pid=os.getpid(), host=socket.gethostname())
+    with held(tmp_path, "run", "stop it first"), beating(tmp_path):
+        assert alive(tmp_path, mine)
+    assert not alive(tmp_path, mine)
 
 
 def test_on_another_machine_it_lives_as_long_as_it_beats(tmp_path: Path) -> None:
@@ -63,7 +85,7 @@ def test_clocks_that_differ_tell_nothing(tmp_path: Path, ahead: float) -> None:
 def test_one_look_at_another_machine_settles_nothing(tmp_path: Path) -> None:
     (tmp_path / HEARTBEAT).touch()
     os.utime(tmp_path / HEARTBEAT, (0, 0))
-    assert not Pulse(tmp_path).dead(THERE)
+    assert Pulse(tmp_path).lives(THERE) is None
 
 
 def test_a_folder_that_is_away_for_a_moment_ends_no_heartbeat(tmp_path: Path) -> None:
