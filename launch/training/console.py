@@ -10,6 +10,7 @@ from types import TracebackType
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from launch.training.workers import Workers
 from metagen.config import RunConfig
 from metagen.records import StepReport, Verdict
 from metagen.wording import counted
@@ -22,7 +23,7 @@ LINES = 20
 class Console:
     """Shows a run's progress; use as a context manager."""
 
-    def __init__(self, config: RunConfig, folder: Path, kind: str, workers: int, parts: Parts) -> None:
+    def __init__(self, config: RunConfig, folder: Path, workers: Workers, parts: Parts) -> None:
         self.config = config
         self.rich = RichConsole(stderr=False, highlight=False, markup=False, emoji=False)
         self.live = self.rich.is_terminal
@@ -30,7 +31,6 @@ class Console:
         self.rate: float | None = None
         self.started = time.monotonic()
         self._seen = self._phase = 0
-        who = "in this process" if kind == "serial" else counted(workers, "Ray actor")
         network = parts.problem.network.layout
         self.rich.print(config.name, style="bold", end=" ")
         self.line(f"-> {folder}")
@@ -47,7 +47,7 @@ class Console:
         if config.start_from is not None:
             self.line(f"  begins     with the generator of {config.start_from}")
         phases = ", then ".join(f"{phase.estimator} x {phase.steps}" for phase in config.phases)
-        self.line(f"  learner    {phases}; policy {config.policy.name}; {who}")
+        self.line(f"  learner    {phases}; policy {config.policy.name}; {workers}")
         self.progress = Progress(
             TextColumn("{task.description:<8}"),
             BarColumn(bar_width=None),

@@ -129,7 +129,7 @@ def _drive(
     config, layout = learner.config, learner.layout
     stop = Stop()
     resume = f"metagen resume {folder}{workers.options}"
-    console = Console(config, folder, workers.kind, workers.count, parts)
+    console = Console(config, folder, workers, parts)
     journal = Journal(folder, config)
 
     def save(name: str, state: MetaState, last: bool = False) -> None:

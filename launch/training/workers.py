@@ -11,6 +11,7 @@ from metagen.config import CrewConfig, RunConfig, actor_range
 from metagen.errors import UserError
 from metagen.pool import Crew, Pool, SerialPool, available_cores
 from metagen.records import StepReport
+from metagen.wording import counted
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,15 @@ class Workers:
     def count(self) -> int:
         """Workers that the run begins with."""
         return sum(crew.least for crew in self.crews)
+
+    def __str__(self) -> str:
+        if self.kind == "serial":
+            return "in this process"
+        most = [crew.most for crew in self.crews]
+        if None in most:
+            return f"{counted(self.count, 'Ray actor')} or more"
+        full = sum(crew.most or 0 for crew in self.crews)
+        return counted(full, "Ray actor") if full == self.count else f"{self.count} to {full} Ray actors"
 
     @staticmethod
     def choose(config: RunConfig, kind: str | None, actors: str | None, address: str | None) -> Workers:

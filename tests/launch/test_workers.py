@@ -63,3 +63,19 @@ def test_actors_may_be_a_range_and_of_several_kinds(tiny_config: Any) -> None:
 def test_what_is_no_number_of_actors_is_refused_with_what_is_one(tiny_config: Any, actors: str) -> None:
     with pytest.raises(UserError, match="give one such as 4, a range such as 2-8, or auto"):
         tiny_config(f"pool={{actors: '{actors}'}}")
+
+
+@pytest.mark.parametrize(
+    ("actors", "others", "said"),
+    [
+        ("1", "[]", "1 Ray actor"),
+        ("4", "[]", "4 Ray actors"),
+        ("2-8", "[]", "2 to 8 Ray actors"),
+        ("auto", "[]", "1 Ray actor or more"),
+        ("2", "[{actors: 1-3}]", "3 to 5 Ray actors"),
+        ("2", "[{actors: auto}]", "3 Ray actors or more"),
+    ],
+)
+def test_a_run_says_how_many_actors_it_may_have(tiny_config: Any, actors: str, others: str, said: str) -> None:
+    assert str(Workers.choose(tiny_config(f"pool={{actors: '{actors}', others: {others}}}"), None, None, None)) == said
+    assert str(Workers.choose(tiny_config(), "serial", None, None)) == "in this process"
