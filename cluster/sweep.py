@@ -33,14 +33,12 @@ from metagen.errors import UserError
 from metagen.pool import Crew, SerialPool
 from metagen.search.config import SweepConfig
 from metagen.search.heartbeat import beating
-from metagen.search.ledger import Ledger, Progress
+from metagen.search.ledger import STOP, Ledger, Progress
 from metagen.search.limits import Refused
 from metagen.search.trial import folder_of, run_trial
 from metagen.tasks.imageset import ImageSet
 
 TUNE = "tune"
-STOP = "stop"
-"""A file of this name in a sweep's folder asks the process that drives it to leave."""
 TrialFunction = Callable[..., None]
 
 
@@ -231,7 +229,6 @@ def run_sweep(
         tell(event, values, progress)
 
     record = _Here(write)
-    (folder / STOP).unlink(missing_ok=True)
     leave = _Leave(folder, None if sweep.budget is None else max(sweep.budget - progress.seconds, 0.0))
     proposals = Proposals(sweep, space, progress, record)
     scheduler = scheduler_of(sweep, space, progress)

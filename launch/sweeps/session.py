@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,13 @@ from launch.sweeps.hparams import HParams
 from launch.sweeps.names import choices
 from metagen import tasks
 from metagen.errors import UserError
-from metagen.lock import held
+from metagen.lock import held, is_held
 from metagen.pool import Crew, one_thread
 from metagen.precision import resolve
 from metagen.search import heartbeat
 from metagen.search.config import SweepConfig
 from metagen.search.judge import Judge
-from metagen.search.ledger import Progress, Tried
+from metagen.search.ledger import STOP, Progress, Tried
 from metagen.search.limits import Facts, Refused, admitted
 from metagen.search.space import Assignment
 from metagen.seeding import numpy_generator
@@ -51,7 +51,7 @@ def begin(sweep: SweepConfig, folder: Path, address: str | None) -> None:
 def proceed(folder: Path, trials: int | None, budget: float | None, address: str | None) -> None:
     """Go on with the sweep in ``folder``, made longer if asked."""
     sweep, progress = folders.read(folder)
-    if _driven(folder, progress):
+    if not is_held(folder) and _driven(folder, progress):  # who holds it is told below
         raise UserError(f"{folder}: is being run by process {progress.pid} on {progress.host}: {_stop_it(folder)}")
     with _held(folder):  # of two that found it idle, one goes on
         _proceed(sweep, progress, folder, trials, budget, address)
@@ -73,9 +73,12 @@ def _proceed(
         _run(sweep, folder, images)
 
 
-def _held(folder: Path) -> AbstractContextManager[None]:
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
     """Run the sweep in ``folder`` alone while the block runs; raises ``UserError`` if another process does."""
-    return held(folder, "run", _stop_it(folder))
+    with held(folder, "run", _stop_it(folder)):
+        (folder / STOP).unlink(missing_ok=True)  # asked of one that is gone; from here on it is asked of this one
+        yield
 
 
 def _stop_it(folder: Path) -> str:
@@ -84,6 +87,8 @@ def _stop_it(folder: Path) -> str:
 
 def _driven(folder: Path, progress: Progress) -> bool:
     """Whether a process runs the sweep now, on this machine or on another."""
+    if is_held(folder):
+        return True
     if progress.state != "running":
         return False
     if heartbeat.elsewhere(progress):
@@ -94,8 +99,6 @@ def _driven(folder: Path, progress: Progress) -> bool:
 
 def ask_to_stop(folder: Path, wait: int) -> None:
     """Put the stop file there and wait until the sweep has left."""
-    from cluster.sweep import STOP
-
     sweep, progress = folders.read(folder)
     if not _driven(folder, progress):
         done = not progress.unfinished and len(progress.trials) >= sweep.trials
@@ -105,7 +108,7 @@ def ask_to_stop(folder: Path, wait: int) -> None:
     (folder / STOP).touch()
     until = time.monotonic() + wait
     while time.monotonic() < until:
-        if folders.read(folder)[1].state != "running":
+        if not is_held(folder) and folders.read(folder)[1].state != "running":
             print(f"{folder}: left; 'metagen sweep resume {folder}' goes on")
             return
         time.sleep(POLL_SECONDS)

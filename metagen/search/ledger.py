@@ -16,6 +16,8 @@ from metagen.lines import append, events
 from metagen.search.space import Assignment
 
 LEDGER = "sweep.jsonl"
+STOP = "stop"
+"""A file of this name in a sweep's folder asks the process that drives it to leave."""
 Status = Literal["waiting", "running", "complete", "stopped", "failed", "refused"]
 ENDED: tuple[Status, ...] = ("complete", "stopped", "failed", "refused")
 """``stopped``: by the scheduler, before its last step. ``refused``: by a limit that takes a worker to measure."""

@@ -11,11 +11,11 @@ import pytest
 from synthetic import instant, loss_of
 
 from cluster import sweep_search
-from cluster.sweep import STOP, _Leave, run_sweep
+from cluster.sweep import _Leave, run_sweep
 from metagen.checkpoint import load_checkpoint
 from metagen.errors import UserError
 from metagen.search import heartbeat
-from metagen.search.ledger import Ledger, Progress
+from metagen.search.ledger import STOP, Ledger, Progress
 from metagen.search.trial import folder_of
 from metagen.tasks import ImageSet
 
@@ -136,6 +136,7 @@ def test_the_stop_file_leaves_what_can_be_gone_on_with(
     assert all(alive)
     assert alive
     assert len(progress.trials) < 4 or progress.unfinished
+    (tmp_path / STOP).unlink()
     progress = run_sweep(sweep, tmp_path, [], instant)
     assert progress.state == "finished"
     assert {trial.status for trial in progress.trials.values()} == {"complete"}

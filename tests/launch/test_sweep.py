@@ -209,11 +209,13 @@ def test_resuming_a_finished_sweep_says_so_and_a_running_one_is_left_alone(
         done = metagen("sweep", "resume", folder)  # another one has begun to resume, and has no session yet
         assert done.code == 2
         assert f"is being run by process {os.getpid()}" in done.errors[0]
-        Ledger(folder).write("session", pid=os.getpid(), host=socket.gethostname())
+        assert "leaves as soon as" in metagen("sweep", "stop", folder, "--wait", 1).out
+        Ledger(folder).write("session", pid=2**22 - 1, host=socket.gethostname())  # of one that was killed before
         done = metagen("sweep", "resume", folder)
         assert done.code == 2
         assert f"is being run by process {os.getpid()}" in done.errors[0]
         assert "running" in metagen("sweep", "status", folder).out
+    Ledger(folder).write("session", pid=os.getpid(), host=socket.gethostname())
     # Killed; this process has its number now, as after the restart of a container.
     assert "killed: continue with" in metagen("sweep", "status", folder).out
     assert "complete: 3 trials" in metagen("sweep", "resume", folder).out
