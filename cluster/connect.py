@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -57,7 +59,8 @@ def start_ray(address: str | None, crews: Sequence[Crew], check: Check | None = 
     _probe(address)
     try:
         _log_in(address)
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        with _own_sigterm():
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except AuthenticationError as error:
         raise UserError(
             f"cannot log in to the Ray cluster at {address} ({error.message}): use the machine that started it, or "
@@ -116,7 +119,7 @@ def _start_local(cores: int, preload: bool) -> None:
     if preload:
         os.environ.setdefault("RAY_preload_python_modules", "cluster.actor")
     try:
-        with _on_loopback():
+        with _on_loopback(), _own_sigterm():
             # "local": a cluster that happens to run on this machine is joined only if it is asked for.
             ray.init(
                 address="local",
@@ -144,6 +147,17 @@ def _on_loopback() -> Iterator[None]:
         yield
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Have this program's handler of SIGTERM back once Ray has put its own, which abort, in Python and in C++."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if callable(before) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 def actor_environment() -> dict[str, str]:

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 import click
@@ -84,7 +85,7 @@ def run_command(command: click.Command, program: str | None = None) -> None:
 
     ``program`` is what the user calls it, if that is not what was run.
     """
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that what was started is ended
+    before = signal.signal(signal.SIGTERM, _as_ctrl_c)  # so that what was started is ended
     try:
         # Without standalone mode click gives the code of an Exit back instead of raising it.
         with _heard_in_the_end():
@@ -105,6 +106,12 @@ def run_command(command: click.Command, program: str | None = None) -> None:
         sys.exit(2)
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _as_ctrl_c(number: int, frame: FrameType | None) -> None:
+    """Do what Ctrl-C would do now; raise where it is ignored, as in a job in the background."""
+    heard = signal.getsignal(signal.SIGINT)
+    (heard if callable(heard) else signal.default_int_handler)(signal.SIGINT, frame)
 
 
 AGAIN_SECONDS = 0.05

@@ -3,7 +3,9 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import socket
+import time
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -241,6 +243,28 @@ def test_a_sweep_whose_machine_died_is_resumed_from_another_one_and_one_that_liv
     assert (done.code, done.errors) == (0, [])
     assert "watching for up to 1 s" in done.out
     assert "complete: 3 trials" in done.out
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_a_sweep_as_stop_does(
+    number: signal.Signals, sweep_yaml: Path, tmp_path: Path, start_metagen: Any
+) -> None:
+    """Ray has a handler of SIGTERM that aborts."""
+    folder = tmp_path / "sweep"
+    process = start_metagen("sweep", sweep_yaml, "--set", "steps=6000", "--set", "concurrent=1", "--out", folder)
+    deadline = time.monotonic() + 240
+    while not Ledger(folder).read()[0].trials:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, "no trial came"
+        time.sleep(0.1)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 130, (out, err)
+    assert f"left: continue with 'metagen sweep resume {folder}'" in out
+    assert err == "\nstopped\n"
+    assert Ledger(folder).read()[0].state == "left"
 
 
 def test_names_are_as_short_as_they_can_be() -> None:
