@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,7 +13,7 @@ import ray
 from ray.exceptions import AuthenticationError
 
 from cluster import connect
-from cluster.connect import start_ray
+from cluster.connect import FRAME_HEAD, HTTP2_PREFACE, start_ray
 from cluster.sweep_room import room
 from metagen.errors import UserError
 from metagen.pool import Crew
@@ -20,11 +21,19 @@ from metagen.pool import Crew
 
 @pytest.fixture
 def port() -> Iterator[int]:
-    """Where somebody listens."""
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        listening.listen()
+    """Where a server answers as gRPC's do: with its settings."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def greet() -> None:
+            server = listening.accept()[0]
+            with server:
+                server.recv(len(HTTP2_PREFACE))
+                server.sendall(HTTP2_PREFACE[-FRAME_HEAD:])
+
+        thread = threading.Thread(target=greet)
+        thread.start()
         yield int(listening.getsockname()[1])
+        thread.join()
 
 
 def _refusal(address: str | None, *crews: Crew) -> str:
