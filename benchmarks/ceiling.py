@@ -29,7 +29,8 @@ import asyncio
 import os
 import time
 from collections import defaultdict
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -171,16 +172,29 @@ def _stored() -> float:
     return get_memory_info_reply(state).store_stats.object_store_bytes_used / 2**20
 
 
-def without_work(megabytes: float, counts: list[int]) -> list[dict[str, float]]:
-    """What there is beside work: a run for each number of pieces under way, whose work takes no time."""
+@contextmanager
+def hosting(megabytes: float, seconds: float) -> Iterator[list[Any]]:
+    """Processes of fake actors whose work takes ``seconds``, while the block runs."""
     size = new_learner(configured(megabytes, 1)).layout.size
-    hosts = [Host.remote(size, 0.0) for _ in range(HOSTS)]  # type: ignore[attr-defined]
+    hosts = [Host.remote(size, seconds) for _ in range(HOSTS)]  # type: ignore[attr-defined]
     try:
-        # As many actors with a piece each: what one of them would do of two is only to send one after the other.
-        return [{"pieces": n, **run_of(configured(megabytes, n, in_flight=1), hosts, n, 3.0)} for n in counts]
+        yield hosts
     finally:
         for host in hosts:
             ray.kill(host)
+
+
+def without_work(megabytes: float, counts: list[int]) -> list[dict[str, float]]:
+    """What there is beside work: a run for each number of pieces under way, whose work takes no time."""
+    with hosting(megabytes, 0.0) as hosts:
+        # As many actors with a piece each: what one of them would do of two is only to send one after the other.
+        return [{"pieces": n, **run_of(configured(megabytes, n, in_flight=1), hosts, n, 3.0)} for n in counts]
+
+
+def at_work(megabytes: float, counts: list[int], seconds: float) -> list[dict[str, float]]:
+    """A run for each number of actors, whose work takes its time."""
+    with hosting(megabytes, WORK[megabytes]) as hosts:
+        return [{"actors": n, **run_of(configured(megabytes, n), hosts, n, seconds)} for n in counts]
 
 
 def run_of(config: RunConfig, hosts: list[Any], actors: int, seconds: float) -> dict[str, float]:
@@ -197,17 +211,6 @@ def pin(cores: set[int]) -> None:
     for task in Path("/proc/self/task").iterdir():
         with suppress(ProcessLookupError):  # a thread that has ended meanwhile
             os.sched_setaffinity(int(task.name), cores)
-
-
-def at_work(megabytes: float, counts: list[int], seconds: float) -> list[dict[str, float]]:
-    """A run for each number of actors, whose work takes its time."""
-    size, t = new_learner(configured(megabytes, 1)).layout.size, WORK[megabytes]
-    hosts = [Host.remote(size, t) for _ in range(HOSTS)]  # type: ignore[attr-defined]
-    try:
-        return [{"actors": n, **run_of(configured(megabytes, n), hosts, n, seconds)} for n in counts]
-    finally:
-        for host in hosts:
-            ray.kill(host)
 
 
 def middle(runs: list[dict[str, float]]) -> dict[str, float]:

@@ -32,10 +32,10 @@ class Workers:
     def __str__(self) -> str:
         if self.kind == "serial":
             return "in this process"
-        most = [crew.most for crew in self.crews]
-        if None in most:
+        most = [crew.most for crew in self.crews if crew.most is not None]
+        if len(most) < len(self.crews):
             return f"{counted(self.count, 'Ray actor')} or more"
-        full = sum(crew.most or 0 for crew in self.crews)
+        full = sum(most)
         return counted(full, "Ray actor") if full == self.count else f"{self.count} to {full} Ray actors"
 
     @staticmethod
