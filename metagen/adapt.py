@@ -11,15 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from metagen.flat import FlatNetwork, Inputs
-from metagen.generators.family import Condition, Draw, Family
+from metagen.generators.family import Condition, Draw, Family, checked
 from metagen.policies.policy import Gradient, Policy, Run, Solver
 from metagen.tasks.categories import Place, Sorter
 from metagen.tasks.episodes import Episode
 
 Noise = torch.Generator | Draw
 """The random numbers of losses, or the generator to draw them from."""
-
-Of = Callable[[nn.Module, Condition, Tensor, Draw], Tensor]
 
 
 class Look(NamedTuple):
@@ -106,7 +104,9 @@ class Problem:
 
         def loss(module: nn.Module, inputs: Inputs) -> Tensor:
             condition = Condition(inputs["support"], inputs["members"])
-            return self.family.losses(module, condition, inputs["images"], inputs["draw"]).mean()
+            images = inputs["images"]
+            found = self.family.losses(module, condition, images, inputs["draw"])
+            return checked(self.family, "losses", found, (len(images),)).mean()
 
         device = self.network.device
         inputs: Inputs = {
@@ -153,20 +153,21 @@ class Problem:
 
     def losses(self, module: nn.Module, condition: Condition, images: Tensor, noise: Noise) -> Tensor:
         """The losses ``[B]`` of ``images`` with a module as it is."""
-        return self._taken(self.family.losses, module, condition, images, noise)
+        return self._taken("losses", module, condition, images, noise)
 
     @torch.no_grad()
     def scores(self, parameters: Tensor, condition: Condition, images: Tensor, noise: Noise) -> Tensor:
         """What evaluation measures of ``images``, one each ``[B]``; lower is better (``family.metric``)."""
         self.network.load(parameters)
-        return self._taken(self.family.scores, self.network.module, condition, images, noise)
+        return self._taken("scores", self.network.module, condition, images, noise)
 
-    def _taken(self, of: Of, module: nn.Module, condition: Condition, images: Tensor, noise: Noise) -> Tensor:
+    def _taken(self, member: str, module: nn.Module, condition: Condition, images: Tensor, noise: Noise) -> Tensor:
         device = self.network.device
         numbers = self.family.draw(len(images), noise) if isinstance(noise, torch.Generator) else noise
         draw = {name: value.to(device) for name, value in numbers.items()}
         condition = Condition(condition.support.to(device), condition.members.to(device))
-        return of(module, condition, images.to(device), draw)
+        found = getattr(self.family, member)(module, condition, images.to(device), draw)
+        return checked(self.family, member, found, (len(images),))
 
 
 def _rebuilt(initial: Tensor, device: torch.device, dtype: torch.dtype, rest: dict[str, Any]) -> Problem:

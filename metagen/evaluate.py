@@ -19,6 +19,7 @@ from metagen.bootstrap import Values, by_class, paired
 from metagen.checkpoint import Checkpoint
 from metagen.errors import UserError
 from metagen.generators import Condition
+from metagen.generators.family import checked
 from metagen.metrics.query_loss import query_loss
 from metagen.policies import Policy, Run
 from metagen.policies.fixed import Fixed, FixedOptions
@@ -188,7 +189,9 @@ def generate(method: Method, support: Tensor, steps: int, count: int, seed: int,
     network = method.problem.network
     network.load(parameters)
     condition = Condition.of_tasks(support[None].to(network.device))
-    return method.problem.family.sample(network.module, condition, count, rng)[0].cpu()
+    family = method.problem.family
+    found = family.sample(network.module, condition, count, rng)
+    return checked(family, "sample", found, (1, count, *support.shape[1:]))[0].cpu()
 
 
 def visible(images: Tensor) -> Tensor:

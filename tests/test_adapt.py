@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from metagen import work
-from metagen.adapt import Inner, Problem, adapt
+from metagen.adapt import Inner, Look, Problem, adapt
+from metagen.errors import UserError
 from metagen.generators import Condition
 from metagen.policies import REGISTRY, Gradient, Policy, Run
 from metagen.policies.fixed import Fixed, FixedOptions
@@ -215,3 +216,33 @@ def test_a_proximal_term_is_a_pull_to_the_start(toy_problem: Any) -> None:
     path = [s.parameters - theta for s in adapt(problem, theta, _support(), policy, run, 4, torch_generator(0))]
     for k in range(1, 5):
         assert torch.allclose(path[k], path[1] * sum(0.8**j for j in range(k)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("member", ["losses", "scores"])
+@pytest.mark.parametrize(
+    ("gives", "words"),
+    [
+        (lambda images: images.square().mean(), r"a tensor \[\], not \[4\]"),
+        (lambda images: images.flatten(1), r"a tensor \[4, 16\], not \[4\]"),
+        (lambda images: 0.5, r"a float, not a tensor \[4\]"),
+    ],
+)
+def test_what_a_family_gives_is_one_number_an_image_or_an_error(
+    toy_problem: Any, monkeypatch: pytest.MonkeyPatch, member: str, gives: Any, words: str
+) -> None:
+    problem, images = toy_problem(), _support(4)
+    monkeypatch.setattr(problem.family, member, lambda network, condition, images, draw: gives(images), raising=False)
+    measure = problem.loss if member == "losses" else problem.scores
+    with pytest.raises(UserError, match=rf"ToyFamily.{member} gave {words}"):
+        measure(problem.network.initial, Condition.of_tasks(images[None]), images, torch_generator(0))
+
+
+def test_so_are_losses_that_are_taken_of_several_tasks_at_once(
+    toy_problem: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problem, images = replace(toy_problem(), together=2), _support(4)
+    monkeypatch.setattr(problem.family, "losses", lambda network, condition, images, draw: images.square().mean())
+    draw = problem.family.draw(len(images), torch_generator(0))
+    look = Look(problem.network.initial, Condition.of_tasks(images[None]), images, draw)
+    with pytest.raises(UserError, match=r"ToyFamily.losses gave a tensor \[\], not \[4\]"):
+        problem.gradients([look, look])

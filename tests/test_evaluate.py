@@ -177,6 +177,16 @@ def test_generated_images_depend_on_the_seed_the_support_and_the_steps(bench: Be
     assert not torch.equal(made(episode.support, 3, 0), first)
 
 
+def test_samples_of_another_shape_than_asked_for_are_an_error(
+    bench: Bench, method: Method, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    family, support = method.problem.family, bench.episode(bench.classes[0]).support
+    sample = family.sample
+    monkeypatch.setattr(family, "sample", lambda *given: sample(*given)[0])  # without the groups
+    with pytest.raises(UserError, match=r"Flow.sample gave a tensor \[2, 1, 16, 16\], not \[1, 2, 1, 16, 16\]"):
+        generate(method, support, 0, 2, 0, "a class")
+
+
 def test_a_checkpoint_is_evaluated_at_its_running_mean(tiny_config: Any, new_learner: Any, tmp_path: Any) -> None:
     learner, _ = new_learner(tiny_config())
     mean = learner.state.mean + 1

@@ -9,6 +9,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from metagen.errors import UserError
+
 Draw = dict[str, Tensor]
 """The random numbers of ``B`` losses, each ``[B, ...]``: the same draw gives the same loss."""
 
@@ -106,3 +108,15 @@ class Family(Protocol):
     def sample(self, network: nn.Module, condition: Condition, count: int, rng: torch.Generator) -> Tensor:
         """``count`` new images for each group: ``[T, count, C, H, W]`` in [-1, 1]."""
         ...
+
+
+def checked(family: Family, member: str, found: object, shape: tuple[int, ...]) -> Tensor:
+    """``found``, which ``member`` of ``family`` gave; raises ``UserError`` if it is no tensor of ``shape``.
+
+    A mean in place of one loss an image would be taken for a loss that all images share, without an error.
+    """
+    if not isinstance(found, Tensor):
+        raise UserError(f"{type(family).__name__}.{member} gave a {type(found).__name__}, not a tensor {[*shape]}")
+    if found.shape != shape:
+        raise UserError(f"{type(family).__name__}.{member} gave a tensor {[*found.shape]}, not {[*shape]}")
+    return found
