@@ -89,8 +89,7 @@ def trained(arm: str, base: Path, folder: Path, steps: int | None) -> Method:
         start = load_checkpoint(base)
         config = arm_config(arm, start, steps)
         images = tasks.load(config.data)
-        categories = with_found(config.categories, images, config.episode.shots, config.seed)
-        config = config.model_copy(update={"categories": categories})
+        config = with_found(config, images)
         parts = work.build(config, images)
         layout = parts.problem.network.layout
         start.fits(layout)

@@ -70,8 +70,8 @@ class Problem:
         rest = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "network"}
         return _rebuilt, (self.network.initial, self.network.device, self.network.dtype, rest)
 
-    def share(self, shots: int, policy: Tensor) -> float:
-        """What of a learned policy's steps is taken with ``shots`` images: fewer than it was trained at say less.
+    def share_of_step(self, shots: int, policy: Tensor) -> float:
+        """What of a learned policy's step is taken with ``shots`` images: fewer than it was trained at say less.
 
         In proportion to the others that each image is seen beside, so with one image none: that one would be seen
         beside itself, and steps along its loss teach a network to copy. A rule without parameters ``policy [G]`` has
@@ -153,15 +153,15 @@ class Problem:
 
     def losses(self, module: nn.Module, condition: Condition, images: Tensor, noise: Noise) -> Tensor:
         """The losses ``[B]`` of ``images`` with a module as it is."""
-        return self._taken("losses", module, condition, images, noise)
+        return self._measured("losses", module, condition, images, noise)
 
     @torch.no_grad()
     def scores(self, parameters: Tensor, condition: Condition, images: Tensor, noise: Noise) -> Tensor:
         """What evaluation measures of ``images``, one each ``[B]``; lower is better (``family.metric``)."""
         self.network.load(parameters)
-        return self._taken("scores", self.network.module, condition, images, noise)
+        return self._measured("scores", self.network.module, condition, images, noise)
 
-    def _taken(self, member: str, module: nn.Module, condition: Condition, images: Tensor, noise: Noise) -> Tensor:
+    def _measured(self, member: str, module: nn.Module, condition: Condition, images: Tensor, noise: Noise) -> Tensor:
         device = self.network.device
         numbers = self.family.draw(len(images), noise) if isinstance(noise, torch.Generator) else noise
         draw = {name: value.to(device) for name, value in numbers.items()}
@@ -186,6 +186,7 @@ class Step:
     taken: int
     """Steps taken so far; 0 is the starting point."""
     parameters: Tensor
+    """``[P]``."""
     support_loss: float
     """Loss on the support set in this step's draw, before the step; nan at the starting point."""
 
@@ -254,9 +255,9 @@ class Inner:
         gradient = Gradient(slope, loss, support, place=self.place)
         if rest:
             [(other_loss, other)] = rest
-            share = (len(support) // 2) / len(support)  # tensor_split makes the first half the larger
-            loss = (1 - share) * loss + share * other_loss
-            mean = torch.lerp(slope, other, share)
+            weight = (len(support) // 2) / len(support)  # tensor_split makes the first half the larger
+            loss = (1 - weight) * loss + weight * other_loss
+            mean = torch.lerp(slope, other, weight)
             gradient = gradient._replace(mean=mean, loss=loss, halves=(slope, other))
         if problem.proximal:
             pull = self._masked(problem.proximal * (phi - self.start))
@@ -265,7 +266,7 @@ class Inner:
         if after.shape != phi.shape:  # a single number would be loaded everywhere
             wanted = f"where {[*phi.shape]} is needed"
             raise ValueError(f"policy {type(self.policy).__name__} gave parameters {[*after.shape]} {wanted}")
-        share = problem.share(len(support), run.vector)
+        share = problem.share_of_step(len(support), run.vector)
         if share < 1:
             after = torch.lerp(phi, after, share)
         if problem.adapted is not None:  # whatever the policy does, the rest stays as it was

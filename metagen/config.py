@@ -198,7 +198,7 @@ class RunConfig(Strict):
     def _device(cls, device: str) -> str:
         kind, _, index = device.partition(":")
         if kind not in ("cpu", "cuda", "mps") or (index and not index.isdigit()):
-            raise ValueError(f"'{device}' is not a device: use cpu, cuda or cuda:0")
+            raise ValueError(f"'{device}' is not a device: use cpu, cuda, cuda:0 or mps")
         return device
 
     @model_validator(mode="after")

@@ -146,9 +146,16 @@ class FlatNetwork:
 
     ``load`` takes float32 master parameters ``[P]``; ``gradient`` gives gradients ``[P]``. Both are for first
     order and fast. ``call`` computes with any vector, differentiable to any order, and leaves the views alone.
+
+    Raises ``UserError`` for a parameter that needs no gradient: the vector is learned as a whole.
     """
 
     def __init__(self, module: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+        if fixed := [name for name, parameter in module.named_parameters() if not parameter.requires_grad]:
+            raise UserError(
+                f"parameter '{fixed[0]}' needs no gradient, and all parameters of a network are learned: keep what its "
+                "build() fixes as a buffer"
+            )
         self.layout = layout_of(module)
         self.initial = self.layout.flatten(dict(module.named_parameters()))
         """The parameters that the module was built with, float32 ``[P]`` on the CPU."""

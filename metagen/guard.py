@@ -5,6 +5,7 @@ It reads the learner's state and the config alone, so that every pool and a resu
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from statistics import median
 
@@ -96,7 +97,7 @@ def rolled_back(watch: Watch, version: int) -> Watch:
     return replace(watch, high=0, rollbacks=watch.rollbacks + 1, since=version)
 
 
-def anchor_due(config: GuardConfig, watch: Watch, step: int, anchor: dict[str, Tensor]) -> bool:
+def anchor_due(config: GuardConfig, watch: Watch, step: int, anchor: Mapping[str, Tensor]) -> bool:
     """Whether the state after ``step`` steps of a phase is one to keep."""
     return config.factor > 0 and not watch.high and (not anchor or step % config.every == 0)
 

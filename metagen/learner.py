@@ -29,7 +29,7 @@ from metagen.records import (
     finite,
     packed,
 )
-from metagen.state import MetaState, from_anchor, initial_state, owed_after, to_anchor
+from metagen.state import MetaState, Vectors, from_anchor, initial_state, owed_after, to_anchor
 from metagen.wire import total
 
 AddUp = Callable[[Sequence[WorkResult], Sequence[float], int, int], tuple[Tensor, Tensor]]
@@ -43,6 +43,7 @@ class Applied:
     verdicts: dict[Verdict, int]
     learning_rate: float
     gradient_norm: float
+    """Of the meta-gradient, before clipping."""
     tasks: int
     outcomes: tuple[Outcome, ...] = ()
     quarantined: tuple[Quarantined, ...] = ()
@@ -207,51 +208,55 @@ class Learner:
         back: bool,
     ) -> tuple[float, Improvement]:
         """Step, or go ``back`` to the anchor; gives the learning rate and what the policy's update measured."""
-        state, accepted = self.state, judged.accepted
+        state, version = self.state, self.state.version + 1
         number, step = self.config.phase_at(state.step)
         phase = self.config.phases[number]
-        moments = state.moments
-        share = phase.outer.rate(step, phase.steps)
-        theta = state.theta
-        if not phase.outer.freeze_generator:
-            theta, moments = meta_update(theta, gradient, norm, moments, phase.outer, self.layout, share)
-        lived = [experience for result in accepted for experience in result.experiences]
-        policy, policy_moments, learned = self._policy_update(policy_gradient, lived, phase.outer, share)
-        mean = self._mean(state.mean, theta, state.step)
-        version = state.version + 1
+        share, last = phase.outer.rate(step, phase.steps), step + 1 == phase.steps
+        vectors, learned = self._stepped(gradient, policy_gradient, norm, judged.accepted, phase.outer, share)
+        anchor = state.anchor
         if back:  # the step counts as taken, so that the run goes on with other tasks than those it diverged on
-            theta, policy, mean, moments, policy_moments = from_anchor(state.anchor)
-            watch = rolled_back(watch, version)
-        anchor, last = state.anchor, step + 1 == phase.steps
+            vectors, watch = from_anchor(anchor), rolled_back(watch, version)
         if last:  # the next phase starts from the mean, with an optimiser of its own
-            theta = mean.clone()
-            moments, policy_moments = no_moments(len(theta)), no_moments(len(policy))
-            anchor = {}
-        if not back and anchor_due(self.config.guard, watch, step + 1, dict(anchor)):
-            anchor = to_anchor(theta, policy, mean, moments, policy_moments)
-        oldest = version - self.config.max_staleness
-        # Whoever gave it out again did so before it was applied, so its copies are of this version at the latest.
-        applied = [*state.applied, *((state.version, result.work_id) for result in accepted)]
+            none = no_moments(len(vectors.theta)), no_moments(len(vectors.policy))
+            vectors, anchor = Vectors(vectors.mean.clone(), vectors.policy, vectors.mean, *none), {}
+        if not back and anchor_due(self.config.guard, watch, step + 1, anchor):
+            anchor = to_anchor(vectors)
         ahead = self.config.max_staleness
+        # Whoever gave it out again did so before it was applied, so its copies are of this version at the latest.
+        applied = [*state.applied, *((state.version, result.work_id) for result in judged.accepted)]
         recent = (*state.recent, self.snapshot())[-ahead:] if ahead and not last and not back else ()
         self.state = MetaState(
-            theta=theta,
-            policy=policy,
-            mean=mean,
-            moments=moments,
-            policy_moments=policy_moments,
+            **vectors._asdict(),
             step=state.step + 1,
             version=version,
             # An older result is stale anyway; one version more is kept so that a repeat is named as such.
-            applied=tuple((v, i) for v, i in applied if v >= oldest - 1),
+            applied=tuple((v, i) for v, i in applied if v >= version - ahead - 1),
             owed=owed_after(self.config, state, judged.taken) if self.config.mode == "async" else (),
             counts={v: state.counts.get(v, 0) + judged.verdicts[v] for v in Verdict},
-            tasks=state.tasks + (0 if back else sum(result.tasks for result in accepted)),
+            tasks=state.tasks + (0 if back else sum(result.tasks for result in judged.accepted)),
             recent=recent,
             watch=watch,
             anchor=anchor,
         )
         return share * phase.outer.learning_rate, learned
+
+    def _stepped(
+        self,
+        gradient: Tensor,
+        policy_gradient: Tensor,
+        norm: float,
+        accepted: list[WorkResult],
+        outer: OuterConfig,
+        share: float,
+    ) -> tuple[Vectors, Improvement]:
+        """What a step at ``share`` of the learning rates makes of the state; and what the policy's update measured."""
+        state = self.state
+        theta, moments = state.theta, state.moments
+        if not outer.freeze_generator:
+            theta, moments = meta_update(theta, gradient, norm, moments, outer, self.layout, share)
+        lived = [experience for result in accepted for experience in result.experiences]
+        policy, policy_moments, learned = self._policy_update(policy_gradient, lived, outer, share)
+        return Vectors(theta, policy, self._mean(theta), moments, policy_moments), learned
 
     def _policy_update(
         self, gradient: Tensor, experiences: list[Experience], outer: OuterConfig, share: float
@@ -270,11 +275,13 @@ class Learner:
             vector = vector - share * outer.policy_learning_rate * direction
         return vector, moments, improvement
 
-    def _mean(self, mean: Tensor, theta: Tensor, step: int) -> Tensor:
+    def _mean(self, theta: Tensor) -> Tensor:
+        """The running mean ``[P]`` once ``theta`` is in it; its first steps weigh more."""
         if not self.config.ema:
             return theta
+        step = self.state.step
         decay = min(self.config.ema, (1 + step) / (10 + step))
-        return torch.lerp(theta, mean, decay)
+        return torch.lerp(theta, self.state.mean, decay)
 
 
 def nonfinite_parts(result: WorkResult) -> tuple[str, ...]:

@@ -40,7 +40,7 @@ def picks(method: Method, bench: Bench, steps: int) -> Iterator[Pick]:
         rng = torch_generator(bench.seed, "adaptation", name)
         path = [s.parameters for s in adapt(method.problem, method.theta, support, method.policy, run, steps, rng)]
         solves = isinstance(method.policy, Solver)  # and takes no steps that could be smaller
-        share = 1.0 if solves else method.problem.share(len(support), method.vector)
+        share = 1.0 if solves else method.problem.share_of_step(len(support), method.vector)
         sizes = [size + math.log(share) for size in run.log_sizes] if share else []
         if share and not sizes:
             moves = [after - before for before, after in pairwise(path) if after is not before]

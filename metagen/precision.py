@@ -15,15 +15,22 @@ def resolve(config: RunConfig) -> RunConfig:
     fastest number of tasks at once.
 
     The choices are written into the run's config, so that every actor and a resumed run compute alike. bf16 must
-    be a tenth faster to be chosen: it costs digits.
+    be a tenth faster to be chosen: it costs digits. A network that cannot compute in it computes in fp32.
     """
     if config.precision == "auto":
-        seconds = {dtype: _seconds(config.model_copy(update={"precision": dtype})) for dtype in ("fp32", "bf16")}
-        faster = "bf16" if seconds["bf16"] < 0.9 * seconds["fp32"] else "fp32"
-        config = config.model_copy(update={"precision": faster})
+        config = _faster(*(config.model_copy(update={"precision": dtype}) for dtype in ("fp32", "bf16")))
     if config.together == "auto":
         config = config.model_copy(update={"together": paths.choose(config)})
     return config
+
+
+def _faster(fp32: RunConfig, bf16: RunConfig) -> RunConfig:
+    """The one of the two to compute in."""
+    seconds = _seconds(fp32)
+    try:
+        return bf16 if _seconds(bf16) < 0.9 * seconds else fp32
+    except RuntimeError:  # one's own that does not cast what it is given: in fp32 it has just computed
+        return fp32
 
 
 def _seconds(config: RunConfig, tasks: int = 2) -> float:

@@ -63,8 +63,11 @@ class WorkItem:
     seed: int
     phase: int
     step: int
+    """Outer step that it is planned for, from 0."""
     index: int
+    """Its place in the step, from 0."""
     version: int
+    """Version of the snapshot that it is to be estimated at."""
     tasks: int
 
     @property
@@ -188,6 +191,7 @@ class StepReport:
     verdicts: dict[Verdict, int]
     learning_rate: float
     gradient_norm: float
+    """Of the meta-gradient, before clipping."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Wall-clock since the step before: ``total``, and its parts: ``adapt`` (worker seconds a worker), ``transfer``
     (handing work out and waiting longer than any worker took), ``learner``, ``idle`` (workers waiting for the

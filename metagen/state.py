@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -70,21 +71,31 @@ def owed_after(config: RunConfig, state: MetaState, taken: Iterable[Piece]) -> t
     return tuple((first + place // items, place % items) for place in sorted(owed - places))
 
 
-def to_anchor(theta: Tensor, policy: Tensor, mean: Tensor, moments: Moments, policy_moments: Moments) -> Moments:
+class Vectors(NamedTuple):
+    """What an outer step moves, and a rollback brings back: the fields of ``MetaState`` of the same names."""
+
+    theta: Tensor
+    policy: Tensor
+    mean: Tensor
+    moments: Moments
+    policy_moments: Moments
+
+
+def to_anchor(vectors: Vectors) -> dict[str, Tensor]:
     """A good state's vectors by name, to go back to."""
     return {
-        "theta": theta,
-        "policy": policy,
-        "mean": mean,
-        **{f"moments.{name}": value for name, value in moments.items()},
-        **{f"policy_moments.{name}": value for name, value in policy_moments.items()},
+        "theta": vectors.theta,
+        "policy": vectors.policy,
+        "mean": vectors.mean,
+        **{f"moments.{name}": value for name, value in vectors.moments.items()},
+        **{f"policy_moments.{name}": value for name, value in vectors.policy_moments.items()},
     }
 
 
-def from_anchor(anchor: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor, Moments, Moments]:
+def from_anchor(anchor: Mapping[str, Tensor]) -> Vectors:
     """The inverse of ``to_anchor``."""
 
     def group(prefix: str) -> Moments:
         return {name.removeprefix(prefix): value for name, value in anchor.items() if name.startswith(prefix)}
 
-    return anchor["theta"], anchor["policy"], anchor["mean"], group("moments."), group("policy_moments.")
+    return Vectors(anchor["theta"], anchor["policy"], anchor["mean"], group("moments."), group("policy_moments."))

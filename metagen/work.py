@@ -43,7 +43,7 @@ def build(config: RunConfig, images: ImageSet) -> Parts:
     """Build what ``config`` names. What depends on the device and the data must have been written into it:
     the precision (``precision.py``) and the categories (``tasks/categories.py``)."""
     if config.categories.most and not config.categories.found:
-        raise ValueError("categories.found: empty; call with_found first")
+        raise ValueError("categories.found: empty: call metagen.tasks.categories.with_found first")
     estimators = []
     for phase in config.phases:
         entry = find("estimator", phase.estimator, algorithms.REGISTRY)

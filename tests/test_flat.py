@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from metagen.errors import UserError
 from metagen.flat import FlatNetwork, Layers, layout_of
 
 
@@ -156,3 +157,10 @@ def test_a_subset_is_what_the_patterns_name(net: Net) -> None:
     assert named == {"conv.weight", "conv.bias", "inner.0.bias"}
     assert int(subset.sum()) == sum(dict(net.named_parameters())[name].numel() for name in named)
     assert layout.subset(["*"]).all()
+
+
+def test_a_parameter_that_needs_no_gradient_is_refused(net: Net) -> None:
+    """One path of the meta-gradient would leave it as it is, and another would learn it."""
+    net.inner[0].requires_grad_(False)
+    with pytest.raises(UserError, match=r"'inner\.0\.weight' needs no gradient.*buffer"):
+        _flat(net)

@@ -107,8 +107,7 @@ def passes_of(config: RunConfig) -> float:
     Counted in one piece of work of each phase, so that it holds for any estimator.
     """
     images = tasks.load(config.data)
-    categories = with_found(config.categories, images, config.episode.shots, config.seed)
-    config = config.model_copy(update={"categories": categories, "precision": "fp32"})
+    config = with_found(config, images).model_copy(update={"precision": "fp32"})
     parts = work.build(config, images)
     counter = _Counter(parts.problem.family)
     parts = replace(parts, problem=replace(parts.problem, family=cast(Family, counter)))

@@ -48,7 +48,7 @@ def adapt_to_folder(checkpoint: Path, images_dir: Path, steps: int, samples: int
     if len(shown.images) > MOST_SHOWN:
         print(f"note: the first {MOST_SHOWN} of {len(shown.images)} images are used", file=sys.stderr)
     method = method_of(saved)
-    if steps and not method.problem.share(len(support), method.vector):
+    if steps and not method.problem.share_of_step(len(support), method.vector):
         print("note: one image is too few to adapt to: it is shown to the generator as it is", file=sys.stderr)
         steps = 0
     made = generate(method, support, steps, samples, seed, "adapt")

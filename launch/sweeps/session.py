@@ -189,9 +189,7 @@ def _images(sweep: SweepConfig) -> ImageSet:
 
 def _settled(sweep: SweepConfig, images: ImageSet) -> SweepConfig:
     """The sweep with all that its trials share found out once: precision on this machine, categories of tasks."""
-    config = sweep.make_space().base
-    categories = with_found(config.categories, images, config.episode.shots, config.seed)
-    config = config.model_copy(update={"categories": categories})
+    config = with_found(sweep.make_space().base, images)
     config = resolve(config) if config.device == "cpu" else config
     return SweepConfig.parse({**sweep.model_dump(mode="json"), "base": config.model_dump(mode="json")})
 

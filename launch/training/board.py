@@ -15,7 +15,7 @@ from metagen.state import MetaState
 from metagen.work import Parts
 
 CLASSES, SAMPLES = 6, 6
-"""Unseen classes, and images of each, in the grids; from the validation split, so that test stays unread."""
+"""Unseen classes, and images of each, in the grids."""
 BLIND_STEPS = 10
 """Inner steps before a network draws that is not shown the support set: without any it knows nothing of the class."""
 PICTURE = "unseen_classes.png"
@@ -75,7 +75,8 @@ class Board:
             self._images(state, step)
 
     def _bench(self) -> Bench | None:
-        """The fixed unseen classes to draw; None if the set has none."""
+        """The fixed unseen classes to draw: of the validation split, so that test stays unread; of test where that has
+        none; None if neither has any."""
         config, images = self.parts.config, self.parts.images
         need = config.episode.shots + MIN_QUERIES
         split = "valid" if len(images.members("valid", need)) else "test"

@@ -52,8 +52,7 @@ def start(config: RunConfig, folder: Path, workers: Workers, profiled: bool = Fa
     if begun is not None and (note := polarity_note(begun, images)):
         print(f"note: {note}", file=sys.stderr)
     with workers.pooling() as make_pool:
-        categories = with_found(config.categories, images, config.episode.shots, config.seed)
-        config = resolve(config.model_copy(update={"categories": categories}))
+        config = resolve(with_found(config, images))
         parts = work.build(config, images)
         state = None if begun is None else begun_with(begun, parts)
         pool = make_pool(parts)

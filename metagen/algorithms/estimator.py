@@ -64,5 +64,8 @@ class Estimator(Protocol):
         episodes: Sequence[Episode],
         rngs: Sequence[torch.Generator],
     ) -> Estimate:
-        """The mean over ``episodes``, each with its own generator of noise."""
+        """The mean over ``episodes``, each with its own generator of noise, at ``theta [P]`` and ``policy_vector [G]``.
+
+        ``theta`` and ``policy_vector`` are not changed.
+        """
         ...

@@ -36,11 +36,14 @@ class MamlOptions(QueryOptions):
 
 
 class Point(NamedTuple):
-    """All that inner step ``k`` starts from."""
+    """All that an inner step starts from."""
 
     phi: Tensor
+    """``[P]``."""
     state: State
+    """The rule's, by name."""
     noise: Tensor
+    """The state of the generator of noise."""
 
 
 class Maml:
@@ -93,6 +96,7 @@ class Maml:
     def _adjoint(
         self, inner: Inner, query: Query, vector: Tensor, rng: torch.Generator, metrics: dict[str, float]
     ) -> tuple[Tensor, Tensor]:
+        """The slopes ``[P]`` and ``[G]`` of one episode, walking back from point to point; fills ``metrics``."""
         run, phi = Run(vector, inner.problem.network.layers), inner.start
         points: list[Point] = []
         for k in range(self.steps):
@@ -134,6 +138,7 @@ class Maml:
     def _unrolled(
         self, inner: Inner, query: Query, vector: Tensor, rng: torch.Generator, metrics: dict[str, float]
     ) -> tuple[Tensor, Tensor]:
+        """The same by one backward pass through the graph of all steps."""
         start, vector = _leaf(inner.start), _leaf(vector)
         inner, run, phi = replace(inner, start=start), Run(vector, inner.problem.network.layers), start
         total = torch.zeros((), device=start.device, dtype=start.dtype)

@@ -10,7 +10,7 @@ from metagen.policies.policy import Gradient
 from metagen.policies.rules import State, safe_root
 
 MEAN, DEVIATION = 0.0, 0.12
-"""Agreement of the halves' gradients on tasks of the training distribution (docs/log.md), to standardise with."""
+"""Agreement of the halves' gradients on tasks of the training distribution (decision 007), to standardise with."""
 MEMORY = 0.8
 """What a step's look at the agreement still counts for a step later: once a task has been learned its images
 agree on nothing more, and step sizes should fall."""

@@ -62,15 +62,20 @@ class Run:
 
 
 class Gradient(NamedTuple):
-    """What the inner loop shows a policy at a step: the support loss (a scalar), its gradient ``[P]``, the support set
-    ``[K, C, H, W]``, where the policy asked for them the gradients of two halves of the set, and where tasks are
-    sorted the place of this one among those of training."""
+    """What the inner loop shows a policy at a step."""
 
     mean: Tensor
+    """The gradient of the inner loss ``[P]``: of the mean loss of the support set, and of the pull to the start where
+    ``policy.proximal`` asks for one; 0 for parameters that are not adapted."""
     loss: Tensor
+    """The mean loss of the support set, a scalar."""
     support: Tensor
+    """The support set ``[K, C, H, W]``."""
     halves: tuple[Tensor, Tensor] | None = None
+    """The gradients ``[P]`` of the loss of two halves of the support set, where the policy wants them and there are two
+    images or more."""
     place: Place | None = None
+    """Where the task lies among those of training, where tasks are sorted."""
 
 
 class Policy(Protocol):

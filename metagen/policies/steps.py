@@ -1,6 +1,6 @@
 """Step sizes learned for every layer and every inner step (Meta-SGD, Li et al. 2017, arXiv:1707.09835;
-MAML++, Antoniou et al. 2019), conditioned on how steady the gradient is (in the spirit of ALFA, Baik et al.
-2020, arXiv:2011.00209)."""
+MAML++, Antoniou et al. 2019, arXiv:1810.09502), conditioned on how far the images of the task agree (in the spirit of
+ALFA, Baik et al. 2020, arXiv:2011.00209)."""
 
 from __future__ import annotations
 

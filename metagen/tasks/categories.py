@@ -1,13 +1,13 @@
 """Categories of tasks: support sets sorted by what they look like.
 
 K-means over embedded support sets, with as many categories as the silhouette is best at (Rousseeuw 1987). What was
-found is a value in the config (``config.Categories``): whoever sorts, on whatever data, sorts alike.
+found is a value in the config (``categories.found``): whoever sorts, on whatever data, sorts alike.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -16,10 +16,13 @@ from torch import Tensor
 
 from metagen.errors import UserError
 from metagen.seeding import seed_for, torch_generator
-from metagen.tasks.config import MOST_CATEGORIES, Categories, CategoriesConfig
+from metagen.tasks.config import MOST_CATEGORIES, Categories
 from metagen.tasks.embedding import SIZE, embed
 from metagen.tasks.episodes import sample_episode, to_float
 from metagen.tasks.imageset import ImageSet, Indices
+
+if TYPE_CHECKING:
+    from metagen.config import RunConfig
 
 SETS = 3
 """Support sets of each training class that categories are found in."""
@@ -88,11 +91,16 @@ def as_features(place: Place | None) -> Tensor:
     return found
 
 
-def with_found(config: CategoriesConfig, images: ImageSet, shots: int, seed: int) -> CategoriesConfig:
-    """``config`` with the categories of ``images`` in it, if it asks for categories and holds none."""
-    if not config.most or config.found:
+def with_found(config: RunConfig, images: ImageSet) -> RunConfig:
+    """``config`` with the categories of ``images`` in it, if it asks for categories and holds none.
+
+    Raises ``UserError`` as ``find_categories`` does.
+    """
+    categories = config.categories
+    if not categories.most or categories.found:
         return config
-    return config.model_copy(update={"found": find_categories(images, shots, config.most, seed)})
+    found = find_categories(images, config.episode.shots, categories.most, config.seed)
+    return config.model_copy(update={"categories": categories.model_copy(update={"found": found})})
 
 
 def find_categories(images: ImageSet, shots: int, most: int, seed: int) -> Categories:

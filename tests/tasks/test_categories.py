@@ -81,18 +81,16 @@ def test_categories_depend_on_images_and_seed_alone(planted: ImageSet, found: Ca
 
 def test_they_travel_as_values_in_the_config(planted: ImageSet, tiny_config: Any) -> None:
     """What is read from YAML sorts as what was found, and what holds them is not searched again."""
-    config: RunConfig = tiny_config("categories.most=6")
-    categories = with_found(config.categories, planted, config.episode.shots, config.seed)
-    config = config.model_copy(update={"categories": categories})
+    config: RunConfig = with_found(tiny_config("categories.most=6"), planted)
     import yaml
 
     again = RunConfig.parse(yaml.safe_load(config.to_yaml()))
     assert again == config
     assert again.categories.found == find_categories(planted, config.episode.shots, 6, config.seed)
-    assert with_found(again.categories, planted, 99, 99) is again.categories
+    assert with_found(again, planted) is again
     assert work.build_problem(again).sorter is not None
     assert work.build_problem(tiny_config()).sorter is None
-    with pytest.raises(ValueError, match=r"categories\.found: empty"):
+    with pytest.raises(ValueError, match=r"categories\.found: empty: call metagen\.tasks\.categories\.with_found"):
         work.build(tiny_config("categories.most=6"), planted)
 
 
@@ -116,8 +114,7 @@ def test_balance_draws_categories_alike_and_classes_alike_within_them(planted: I
 
 def test_a_phase_with_balance_draws_by_it(planted: ImageSet, tiny_config: Any) -> None:
     config: RunConfig = tiny_config("categories.most=6", "phases.0.balance=1.0", "phases.0.tasks=200")
-    categories = with_found(config.categories, planted, config.episode.shots, config.seed)
-    parts = work.build(config.model_copy(update={"categories": categories}), planted)
+    parts = work.build(with_found(config, planted), planted)
     balanced, plain = parts.drawings
     expected = class_weights(planted, parts.problem.sorter, 1.0, config.episode.shots + config.episode.queries)
     assert balanced.weights is not None
