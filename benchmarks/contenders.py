@@ -12,11 +12,12 @@ from torch import Tensor
 
 from launch.preset import load_config
 from metagen import tasks, work
-from metagen.adapt import Problem, adapt
+from metagen.adapt import adapt
 from metagen.algorithms.fomaml import Fomaml, FomamlOptions
 from metagen.algorithms.maml import Maml, MamlOptions
 from metagen.policies import Run
 from metagen.policies.fixed import Fixed, FixedOptions
+from metagen.problem import Problem
 from metagen.seeding import torch_generator
 from metagen.tasks.episodes import Episode, sample_episode
 

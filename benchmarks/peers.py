@@ -16,8 +16,8 @@ import torchopt
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from metagen.adapt import Problem
 from metagen.generators.family import Condition, Draw, Family
+from metagen.problem import Problem
 from metagen.tasks.episodes import Episode
 
 Look = tuple[Condition, Tensor, Draw]

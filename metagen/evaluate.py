@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metagen.adapt import Problem, adapt
+from metagen.adapt import adapt
 from metagen.bootstrap import Values, by_class, paired
 from metagen.checkpoint import Checkpoint
 from metagen.errors import UserError
@@ -23,6 +23,7 @@ from metagen.generators.family import checked
 from metagen.metrics.query_loss import query_loss
 from metagen.policies import Policy, Run
 from metagen.policies.fixed import Fixed, FixedOptions
+from metagen.problem import Problem
 from metagen.processes import Each, Shared
 from metagen.seeding import numpy_generator, torch_generator
 from metagen.tasks.categories import Sorter

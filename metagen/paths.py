@@ -20,8 +20,9 @@ from pathlib import Path
 import torch
 
 from metagen import algorithms
-from metagen.adapt import Inner, Problem
+from metagen.adapt import Inner
 from metagen.config import RunConfig
+from metagen.problem import Problem
 from metagen.registry import find
 from metagen.seeding import torch_generator
 from metagen.work import build_policy, build_problem

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from metagen.adapt import Problem
     from metagen.generators.family import Condition
+    from metagen.problem import Problem
 
 Layer = nn.Conv2d | nn.Linear
 

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from metagen import algorithms, policies
-from metagen.adapt import Problem
 from metagen.algorithms import Estimate, Estimator
 from metagen.config import ALL, PhaseConfig, RunConfig
 from metagen.errors import UserError
 from metagen.flat import FlatNetwork
 from metagen.generators import Family
 from metagen.policies import Policy
+from metagen.problem import Problem
 from metagen.records import Piece, Snapshot, WorkItem, WorkResult, finite, packed, unpacked
 from metagen.registry import find, options_of
 from metagen.seeding import seed_for, torch_generator

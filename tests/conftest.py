@@ -25,12 +25,12 @@ from torch import Tensor, nn
 
 import cluster  # noqa: F401  # it sets what Ray reads when it is imported, which files of tests may do first
 from metagen import work
-from metagen.adapt import Problem
 from metagen.config import RunConfig
 from metagen.flat import FlatNetwork
 from metagen.generators import Condition, Draw
 from metagen.learner import Learner
 from metagen.pool import Crew, Pool, SerialPool
+from metagen.problem import Problem
 from metagen.records import StepReport
 from metagen.search.config import SweepConfig
 from metagen.state import MetaState

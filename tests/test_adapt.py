@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from metagen import work
-from metagen.adapt import Inner, Look, Problem, adapt
+from metagen.adapt import Inner, adapt
 from metagen.errors import UserError
 from metagen.generators import Condition
 from metagen.policies import REGISTRY, Gradient, Policy, Run
 from metagen.policies.fixed import Fixed, FixedOptions
 from metagen.policies.rules import RULES
+from metagen.problem import Look, Problem
 from metagen.registry import options_of
 from metagen.seeding import torch_generator
 

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from metagen import work
-from metagen.adapt import Problem
 from metagen.algorithms import REGISTRY, Estimate
 from metagen.algorithms.fomaml import Fomaml, FomamlOptions
 from metagen.algorithms.joint import Joint, JointOptions
@@ -21,6 +20,7 @@ from metagen.policies.ridge import Ridge, RidgeOptions
 from metagen.policies.steps import LearnedSteps, LearnedStepsOptions
 from metagen.policies.stochastic import Stochastic, StochasticOptions
 from metagen.probes import reported
+from metagen.problem import Problem
 from metagen.records import unpacked
 from metagen.seeding import torch_generator
 from metagen.tasks.episodes import Episode

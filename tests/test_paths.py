@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from metagen import paths, work
-from metagen.adapt import Problem
 from metagen.algorithms.fomaml import Fomaml, FomamlOptions
 from metagen.algorithms.maml import Maml, MamlOptions
 from metagen.algorithms.reptile import Reptile, ReptileOptions
 from metagen.policies.steps import LearnedSteps, LearnedStepsOptions
 from metagen.precision import resolve
+from metagen.problem import Problem
 from metagen.seeding import torch_generator
 from metagen.tasks.episodes import Episode
 

@@ -7,13 +7,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from metagen.adapt import Problem, adapt
+from metagen.adapt import adapt
 from metagen.generators import Condition
 from metagen.policies import REGISTRY, Policy, Run
 from metagen.policies.alfa import Alfa, AlfaOptions
 from metagen.policies.fixed import Fixed, FixedOptions
 from metagen.policies.rules import RULES
 from metagen.policies.steps import LearnedSteps, LearnedStepsOptions
+from metagen.problem import Problem
 from metagen.seeding import torch_generator
 
 SHOTS = 4

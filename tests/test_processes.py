@@ -16,10 +16,10 @@ import pytest
 import torch
 
 from metagen import policies, work
-from metagen.adapt import Problem
 from metagen.errors import UserError
 from metagen.evaluate import Bench, Method, choose_classes
 from metagen.makers import Adapted, galleries, made_by
+from metagen.problem import Problem
 from metagen.processes import Each, Shared, executor, side_by_side
 from metagen.tasks import ImageSet
 

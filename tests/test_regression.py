@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from metagen import work
-from metagen.adapt import Problem, adapt
+from metagen.adapt import adapt
 from metagen.algorithms.closed_form import ClosedForm, ClosedFormOptions
 from metagen.flat import FlatNetwork
 from metagen.generators import REGISTRY, Condition
 from metagen.policies import Run
 from metagen.policies.ridge import Ridge, RidgeOptions
+from metagen.problem import Problem
 from metagen.regression import Normal, loaded_weights, regression, weights_in, with_weights
 from metagen.seeding import torch_generator
 from metagen.tasks.episodes import Episode

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from metagen import tasks, work
-from metagen.adapt import Problem
 from metagen.algorithms import Estimate
 from metagen.algorithms.fomaml import Fomaml, FomamlOptions
 from metagen.config import RunConfig
@@ -20,6 +19,7 @@ from metagen.errors import UserError
 from metagen.learner import Learner
 from metagen.policies import Gradient, Policy, Run
 from metagen.pool import SerialPool
+from metagen.problem import Problem
 from metagen.records import Snapshot, packed, unpacked
 from metagen.seeding import torch_generator
 from metagen.tasks.config import DataConfig

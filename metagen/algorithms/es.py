@@ -9,11 +9,12 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from metagen.adapt import Problem, adapt
+from metagen.adapt import adapt
 from metagen.algorithms.estimator import Estimate, Needs
 from metagen.algorithms.query import Query, QueryOptions, add, replayed
 from metagen.policies.policy import Policy, Run
 from metagen.probes import perturbation
+from metagen.problem import Problem
 from metagen.records import Probe
 from metagen.tasks.episodes import Episode
 

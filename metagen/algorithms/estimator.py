@@ -9,8 +9,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from metagen.adapt import Problem
 from metagen.policies.policy import Policy
+from metagen.problem import Problem
 from metagen.records import Experience, Probe
 from metagen.tasks.episodes import Episode
 

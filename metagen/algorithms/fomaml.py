@@ -9,10 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from metagen.adapt import Problem, adapt_all
+from metagen.adapt import adapt_all
 from metagen.algorithms.estimator import Estimate, Needs
 from metagen.algorithms.query import Query, QueryOptions, add
 from metagen.policies.policy import Policy, Run, hypergradient
+from metagen.problem import Problem
 from metagen.tasks.episodes import Episode
 
 

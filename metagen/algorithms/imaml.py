@@ -10,10 +10,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from metagen.adapt import Inner, Problem
+from metagen.adapt import Inner
 from metagen.algorithms.estimator import Estimate, Needs
 from metagen.algorithms.query import Query, add
 from metagen.policies.policy import Policy, Run
+from metagen.problem import Problem
 from metagen.strict import Strict
 from metagen.tasks.episodes import Episode
 

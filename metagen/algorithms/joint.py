@@ -13,10 +13,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from metagen.adapt import Problem
 from metagen.algorithms.estimator import Estimate, Needs
 from metagen.generators.family import Condition
 from metagen.policies.policy import Policy
+from metagen.problem import Problem
 from metagen.strict import Strict
 from metagen.tasks.episodes import Episode
 

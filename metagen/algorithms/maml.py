@@ -15,11 +15,12 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from metagen.adapt import Inner, Problem
+from metagen.adapt import Inner
 from metagen.algorithms.estimator import Estimate, Needs
 from metagen.algorithms.query import Query, QueryOptions, add, replayed
 from metagen.policies.policy import Policy, Run
 from metagen.policies.rules import State
+from metagen.problem import Problem
 from metagen.tasks.episodes import Episode
 
 

@@ -6,8 +6,8 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from metagen.adapt import Look, Problem
 from metagen.generators.family import Condition
+from metagen.problem import Look, Problem
 from metagen.strict import Strict
 from metagen.tasks.episodes import Episode
 

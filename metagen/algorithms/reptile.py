@@ -11,9 +11,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from metagen.adapt import Problem, adapt_all
+from metagen.adapt import adapt_all
 from metagen.algorithms.estimator import Estimate, Needs
 from metagen.policies.policy import Policy, Run
+from metagen.problem import Problem
 from metagen.strict import Strict
 from metagen.tasks.episodes import Episode
 

@@ -1,7 +1,7 @@
 """The set-conditioned perceptron: all pixels at once, no convolutions. For small images and many tasks.
 
 A layer is one small matrix product, so that a task alone leaves a processor waiting for the next operation to be
-launched; several tasks at once, each with parameters of its own, are one product of batches (``adapt.Problem``).
+launched; several tasks at once, each with parameters of its own, are one product of batches (``problem.Problem``).
 """
 
 from __future__ import annotations

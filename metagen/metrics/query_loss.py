@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from metagen.adapt import Problem
 from metagen.generators import Condition
+from metagen.problem import Problem
 
 DRAWS = 3
 

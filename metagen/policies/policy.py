@@ -15,8 +15,8 @@ from metagen.records import Experience
 from metagen.tasks.categories import Place
 
 if TYPE_CHECKING:
-    from metagen.adapt import Problem
     from metagen.generators.family import Condition
+    from metagen.problem import Problem
 
 
 class Choice(NamedTuple):

@@ -16,8 +16,8 @@ from metagen.regression import Normal, regression, weights_in, with_weights
 from metagen.strict import Strict
 
 if TYPE_CHECKING:
-    from metagen.adapt import Problem
     from metagen.generators.family import Condition
+    from metagen.problem import Problem
 
 
 class RidgeOptions(Strict):

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from metagen.adapt import Problem
 from metagen.algorithms import Estimate
 from metagen.algorithms.fomaml import Fomaml, FomamlOptions
 from metagen.policies import Policy
 from metagen.policies.fixed import Fixed, FixedOptions
 from metagen.policies.steps import LearnedSteps, LearnedStepsOptions
+from metagen.problem import Problem
 from metagen.seeding import torch_generator
 from metagen.tasks.episodes import Episode
 

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from metagen import work
-from metagen.adapt import Problem
 from metagen.algorithms.es import Evolution, EvolutionOptions
 from metagen.algorithms.maml import Maml, MamlOptions
 from metagen.errors import UserError
@@ -17,6 +16,7 @@ from metagen.flat import FlatNetwork
 from metagen.generators import Condition, Draw
 from metagen.policies.steps import LearnedSteps, LearnedStepsOptions
 from metagen.probes import perturbation, reported, slopes
+from metagen.problem import Problem
 from metagen.records import Probe, Verdict
 
 

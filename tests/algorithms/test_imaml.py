@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from metagen.adapt import Inner, Problem
+from metagen.adapt import Inner
 from metagen.algorithms.imaml import Imaml, ImamlOptions
 from metagen.generators import Condition
+from metagen.problem import Problem
 from metagen.tasks.episodes import Episode
 
 STRENGTH = 60.0

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from metagen.adapt import Problem, adapt
+from metagen.adapt import adapt
 from metagen.algorithms.es import Evolution, EvolutionOptions
 from metagen.algorithms.fomaml import Fomaml, FomamlOptions
 from metagen.algorithms.maml import Maml, MamlOptions
@@ -19,6 +19,7 @@ from metagen.policies.fixed import Fixed, FixedOptions
 from metagen.policies.learned import LearnedOptimiser, LearnedOptimiserOptions
 from metagen.policies.policy import Gradient
 from metagen.probes import slopes
+from metagen.problem import Problem
 from metagen.seeding import torch_generator
 
 SUPPORT = torch.randn(4, 1, 4, 4, generator=torch_generator("support"))

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from metagen import work
-from metagen.adapt import Problem
 from metagen.algorithms.fomaml import Fomaml, FomamlOptions
 from metagen.algorithms.maml import Maml, MamlOptions
 from metagen.flat import FlatNetwork
@@ -16,6 +15,7 @@ from metagen.generators import Condition
 from metagen.policies import Policy
 from metagen.policies.alfa import Alfa, AlfaOptions
 from metagen.policies.rules import RULES
+from metagen.problem import Problem
 from metagen.records import unpacked
 from metagen.seeding import torch_generator
 

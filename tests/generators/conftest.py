@@ -10,10 +10,10 @@ from torch import Tensor
 
 from launch.preset import presets
 from metagen import work
-from metagen.adapt import Problem
 from metagen.config import RunConfig
 from metagen.flat import FlatNetwork
 from metagen.generators import REGISTRY, Condition
+from metagen.problem import Problem
 from metagen.seeding import torch_generator
 from metagen.values import override, read_yaml
 

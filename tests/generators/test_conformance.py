@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from metagen import paths
-from metagen.adapt import Inner, Look, adapt
+from metagen.adapt import Inner, adapt
 from metagen.algorithms.query import Query
 from metagen.checkpoint import load_checkpoint, save_checkpoint
 from metagen.errors import UserError
@@ -18,6 +18,7 @@ from metagen.evaluate import Bench, choose_classes, method_of
 from metagen.generators import REGISTRY, ArchitectureConfig, Condition, Family
 from metagen.policies import Run
 from metagen.policies.fixed import Fixed, FixedOptions
+from metagen.problem import Look
 from metagen.seeding import torch_generator
 from metagen.tasks.episodes import Episode
 
