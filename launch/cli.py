@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import re
 import signal
 import sys
@@ -100,6 +101,11 @@ def run_command(command: click.Command, program: str | None = None) -> None:
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         click.echo("stopped", err=True)
+        from metagen.files import unanswered
+
+        if unanswered():  # pyarrow would wait for it at the process's end
+            sys.stdout.flush()
+            os._exit(130)
         sys.exit(130)
     except UserError as error:
         click.echo(f"error: {error}", err=True)

@@ -6,17 +6,24 @@ Nothing is cached between calls, so that many machines may read while one writes
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from metagen.errors import UserError
 
 AZURE = ("abfs", "abfss")
 SCHEMES = ("s3", "gs", *AZURE, "file")
-CONNECT_SECONDS, REQUEST_SECONDS, ATTEMPTS = 10.0, 60.0, 4
+CONNECT_SECONDS, REQUEST_SECONDS, ATTEMPTS = 10.0, 15.0, 4
+"""How long S3 may be silent, and how often it is asked again: a store that does not answer costs a minute."""
+GCS_SECONDS = 60.0
+T = TypeVar("T")
+
+_unanswered: set[Future[Any]] = set()
 
 
 def is_url(text: str) -> bool:
@@ -24,16 +31,22 @@ def is_url(text: str) -> bool:
     return "://" in text
 
 
+def unanswered() -> bool:
+    """Whether a call to a store was left behind by Ctrl-C: pyarrow lets no process end before its calls have."""
+    return bool(_unanswered)
+
+
 class Files:
-    """The folder at a URL. Raises ``UserError`` for what the store refuses, with its own words."""
+    """The folder at a URL. Raises ``UserError`` for what the store refuses, with its own words. Ctrl-C is heard."""
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
-        self._files, self._root = _open(self.url)
+        self._files, self._root = _waited_for(lambda: _open(self.url))
 
     def read(self, name: str) -> bytes | None:
         """The bytes of a file; None if there is none of that name."""
-        with self._telling("read"):
+
+        def read() -> bytes | None:
             try:
                 with self._files.open_input_stream(f"{self._root}/{name}") as stream:
                     data: bytes = stream.read()
@@ -41,10 +54,13 @@ class Files:
             except FileNotFoundError:
                 return None
 
+        return self._ask("read", read)
+
     def write(self, name: str, data: bytes) -> None:
         """Write a file, whole or not at all."""
         path = f"{self._root}/{name}"
-        with self._telling("written"):
+
+        def write() -> None:
             self._files.create_dir(path.rpartition("/")[0], recursive=True)
             # On a file system a reader could see half of it; in an object store it is there when it is closed.
             target = f"{path}.partial" if self._files.type_name == "local" else path
@@ -53,38 +69,56 @@ class Files:
             if target != path:
                 self._files.move(target, path)
 
+        self._ask("written", write)
+
     def delete(self, name: str) -> None:
         """Delete a file if it is there."""
-        with self._telling("deleted"):
-            try:
+
+        def delete() -> None:
+            with suppress(FileNotFoundError):
                 self._files.delete_file(f"{self._root}/{name}")
-            except FileNotFoundError:
-                return
+
+        self._ask("deleted", delete)
 
     def names(self, folder: str) -> list[str]:
         """Names of the files below ``folder``, in it and in its folders; none if there is no such folder."""
         from pyarrow.fs import FileSelector, FileType
 
-        with self._telling("listed"):
-            infos = self._files.get_file_info(
-                FileSelector(f"{self._root}/{folder}", recursive=True, allow_not_found=True)
-            )
+        selector = FileSelector(f"{self._root}/{folder}", recursive=True, allow_not_found=True)
+        infos = self._ask("listed", lambda: self._files.get_file_info(selector))
         return sorted(info.path[len(self._root) + 1 :] for info in infos if info.type == FileType.File)
 
     def reach(self) -> None:
         """Raise ``UserError`` unless the store answers."""
-        with self._telling("reached"):
-            self._files.get_file_info(self._root)
+        self._ask("reached", lambda: self._files.get_file_info(self._root))
 
-    @contextmanager
-    def _telling(self, done: str) -> Iterator[None]:
+    def _ask(self, done: str, call: Callable[[], T]) -> T:
         from pyarrow import ArrowException
 
         try:
-            yield
+            return _waited_for(call)
         except (OSError, ArrowException) as error:
             why = " ".join(str(error).split())
             raise UserError(f"{self.url}: cannot be {done} ({why}): check the address and your credentials") from None
+
+
+def _waited_for(call: Callable[[], T]) -> T:
+    """What ``call`` gives, from a thread of its own: pyarrow hears no signal, however long a store is silent."""
+    answer: Future[T] = Future()
+
+    def work() -> None:
+        try:
+            answer.set_result(call())
+        except BaseException as error:
+            answer.set_exception(error)
+
+    try:
+        threading.Thread(target=work, daemon=True).start()
+        return answer.result()
+    except KeyboardInterrupt:
+        _unanswered.add(answer)
+        answer.add_done_callback(_unanswered.discard)
+        raise
 
 
 def parts_of(url: str) -> list[str]:
@@ -108,7 +142,7 @@ def _open(url: str) -> tuple[Any, str]:
         if scheme == "file":
             return fs.LocalFileSystem(), f"/{path}"
         if scheme == "gs":
-            return fs.GcsFileSystem(retry_time_limit=timedelta(seconds=REQUEST_SECONDS)), path
+            return fs.GcsFileSystem(retry_time_limit=timedelta(seconds=GCS_SECONDS)), path
         if scheme in AZURE:  # the account stands in the address: abfs://CONTAINER@ACCOUNT.dfs.core.windows.net/FOLDER
             opened: tuple[Any, str] = fs.FileSystem.from_uri(url)
             return opened

@@ -15,7 +15,7 @@ from metagen.search.config import SweepConfig
 from metagen.search.ledger import LEDGER, Ledger, Progress
 from metagen.values import override, put, read_yaml, to_yaml
 
-CONFIG = "sweep.yaml"
+CONFIG, TRIALS = "sweep.yaml", "trials"
 
 
 def presets() -> dict[str, Path]:
@@ -90,3 +90,9 @@ def begun(folder: Path) -> None:
     """Raise ``UserError`` if the sweep in ``folder`` has tried nothing yet."""
     if not (folder / LEDGER).is_file():
         raise UserError(f"{folder}: nothing was tried yet: 'metagen sweep resume {folder}' begins")
+
+
+def of_trial(folder: Path) -> Path | None:
+    """The sweep that the run in ``folder`` is a trial of; None if it is of none."""
+    sweep = folder.absolute().parent.parent
+    return sweep if folder.absolute().parent.name == TRIALS and (sweep / LEDGER).is_file() else None

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 
 from rich.console import Console as RichConsole
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from launch.training.workers import Workers
 from metagen.config import RunConfig
@@ -30,7 +31,7 @@ class Console:
         self.loss: float | None = None
         self.rate: float | None = None
         self.started = time.monotonic()
-        self._seen = self._phase = 0
+        self._phase, self._begun, self._before = -1, 0.0, 0
         network = parts.problem.network.layout
         self.rich.print(config.name, style="bold", end=" ")
         self.line(f"-> {folder}")
@@ -54,11 +55,10 @@ class Console:
             MofNCompleteColumn(),
             TextColumn("loss {task.fields[loss]}  {task.fields[rate]} tasks/s"),
             TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(elapsed_when_finished=False),
+            TextColumn("{task.fields[left]}"),
             console=self.rich,
         )
-        self._bar = self.progress.add_task("", total=config.steps, loss="-", rate="-")
+        self._bar = self.progress.add_task("", total=config.steps, loss="-", rate="-", left="")
 
     def __enter__(self) -> Console:
         if self.live:
@@ -81,23 +81,37 @@ class Console:
         if report.phase != self._phase:  # another estimator: other losses, another rate
             self.loss = self.rate = None
             self._phase = report.phase
+            # From its first step on: what comes before it, such as traces, says nothing of the others.
+            self._begun, self._before = time.monotonic() - report.seconds["total"], report.step - 1
         self.loss = report.loss if self.loss is None else 0.95 * self.loss + 0.05 * report.loss
         self.rate = rate if self.rate is None else 0.9 * self.rate + 0.1 * rate
         phase = self.config.phases[report.phase].estimator
-        self._seen += 1
         for verdict, count in report.verdicts.items():
             if verdict is not Verdict.ACCEPTED and count:
                 self.line(f"step {report.step}: {counted(count, f'{verdict} result')} not applied")
         if report.rolled_back:
             self.line(f"step {report.step}: diverged (loss {report.loss:.4g}), back to the last good state; goes on")
+        left, goal = self._left(report)
         if self.live:
             self.progress.update(
-                self._bar, completed=report.step, description=phase, loss=f"{self.loss:.4f}", rate=f"{self.rate:.0f}"
+                self._bar,
+                completed=report.step,
+                description=phase,
+                loss=f"{self.loss:.4f}",
+                rate=f"{self.rate:.0f}",
+                left=f"{timedelta(seconds=round(left))} {goal}",
             )
         elif report.step == report.steps or report.step % max(1, report.steps // LINES) == 0:
             elapsed = time.monotonic() - self.started
-            left = elapsed / self._seen * (report.steps - report.step)
             self.line(
                 f"{phase} step {report.step}/{report.steps}  loss {self.loss:.4f}  {self.rate:.1f} tasks/s  "
-                f"{elapsed:.0f} s, {left:.0f} s left"
+                f"{elapsed:.0f} s, {left:.0f} s {goal}"
             )
+
+    def _left(self, report: StepReport) -> tuple[float, str]:
+        """Seconds left of the phase at its own pace, and what comes then: steps of the next may take longer by far."""
+        phases = self.config.phases
+        end = sum(phase.steps for phase in phases[: report.phase + 1])
+        pace = (time.monotonic() - self._begun) / (report.step - self._before)
+        goal = "left" if end == report.steps else f"to {phases[report.phase + 1].estimator.rpartition(':')[2]}"
+        return pace * (end - report.step), goal

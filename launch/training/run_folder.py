@@ -8,6 +8,7 @@ import time
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
+from launch.sweeps.folder import of_trial
 from metagen import lock
 from metagen.config import RunConfig
 from metagen.errors import UserError
@@ -87,6 +88,8 @@ def check_free(folder: Path) -> None:
 
 def held(folder: Path) -> AbstractContextManager[None]:
     """Train the run in ``folder`` alone while the block runs; raises ``UserError`` if another process does."""
+    if (sweep := of_trial(folder)) and lock.is_held(sweep):
+        raise UserError(f"{folder} is a trial of a sweep that runs: wait for it, or 'metagen sweep stop {sweep}' first")
     return lock.held(folder, "trained", f"watch it with 'metagen top {folder}', or stop it first")
 
 

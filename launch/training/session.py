@@ -131,13 +131,20 @@ def _drive(
     console = Console(config, folder, workers, parts)
     journal = Journal(folder, config)
 
-    def save(name: str, state: MetaState, last: bool = False) -> None:
-        path = folder / "checkpoints" / name
+    saved = learner.state.step
+
+    def save(name: str, state: MetaState) -> None:
+        nonlocal saved
         with unbroken():
-            checkpoint.save_checkpoint(path, config, layout, state)
-        journal.write("checkpoint", checkpoint=name, step=learner.state.step)
+            checkpoint.save_checkpoint(folder / "checkpoints" / name, config, layout, state)
+        saved = learner.state.step
+        journal.write("checkpoint", checkpoint=name, step=saved)
+
+    def put(name: str, last: bool = False) -> None:
+        """Store a checkpoint that is saved."""
         if store is None:
             return
+        path = folder / "checkpoints" / name
         for wait in (*(LAST_WAITS if last else ()), None):
             try:
                 store.publish(path)
@@ -161,7 +168,6 @@ def _drive(
             if kept:
                 console.line(f"quarantined: 'metagen replay {folder} {one.item.work_id}' does it again")
 
-    saved = learner.state.step
     observe = workers.observer(config)
     try:
         with (
@@ -184,9 +190,10 @@ def _drive(
                     observe(report)
                 set_aside(report.quarantined)
                 if _due(config, report):
-                    save(f"step-{report.step:06d}", to_save(learner, pool))
-                    saved = report.step
+                    name = f"step-{report.step:06d}"
+                    save(name, to_save(learner, pool))
                     checkpoint.prune(folder, config.log.keep)
+                    put(name)
                 if stop.asked:
                     break
         state = to_save(learner, pool)
@@ -206,21 +213,26 @@ def _drive(
             if saved < step:
                 save(f"step-{step:06d}", to_save(learner, pool))
                 console.line(f"failed after step {step} of {config.steps}: continue with '{resume}'")
+                put(f"step-{step:06d}")
         raise
     finally:
         pool.close()
-    step = learner.state.step
+    # What is said comes before what is stored: a store may be silent, and Ctrl-C then ends the wait for it.
+    step, new = learner.state.step, saved < learner.state.step
     if step < config.steps:
-        if saved < step:
-            save(f"step-{step:06d}", state, last=True)
+        if new:
+            save(f"step-{step:06d}", state)
         console.line(f"stopped after step {step} of {config.steps}: continue with '{resume}'")
         journal.write("stopped", step=step)
+        if new:
+            put(f"step-{step:06d}", last=True)
         raise KeyboardInterrupt
-    save("final", state, last=True)
+    save("final", state)
     journal.write("ended", step=step)
     if board.picture.exists():
         console.line(f"picture: {board.picture}")
     console.line(f"checkpoint: {folder / 'checkpoints' / 'final'}")
+    put("final", last=True)
 
 
 def _due(config: RunConfig, report: StepReport) -> bool:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import shutil
+import signal
+import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from launch.training import session
+from launch.training.log import LOG, events
+from metagen import files
 from metagen.checkpoint import MANIFEST, load_checkpoint
 from metagen.errors import UserError
 from metagen.store import Store
@@ -119,3 +123,47 @@ def test_a_store_that_cannot_be_reached_stops_the_run_before_it_begins(
     done = metagen("train", tiny_yaml, "--store", "ftp://a/b", "--run-dir", "mine")
     assert (done.code, len(done.errors)) == (2, 1)
     assert not Path("mine").exists()
+
+
+def test_a_run_whose_last_checkpoint_waits_for_its_store_has_ended(
+    s3: str, metagen: Any, tiny_yaml: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C ends the wait: by then the run has said where its checkpoint is, and its log that it ended."""
+
+    def interrupted(self: Store, folder: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Store, "publish", interrupted)
+    done = metagen("train", tiny_yaml, "--store", f"{s3}/run", "--run-dir", "mine")
+    assert done.code == 130
+    assert f"checkpoint: {Path('mine/checkpoints/final')}" in done.out
+    assert [event["event"] for _, event in events(Path("mine") / LOG)][-2:] == ["checkpoint", "ended"]
+
+
+def test_a_second_ctrl_c_while_a_checkpoint_waits_for_its_store_keeps_it_and_asks_the_store_no_more(
+    s3: str, metagen: Any, tiny_yaml: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def interrupted(self: Store, folder: Path) -> None:
+        asked.append(folder.name)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Store, "publish", interrupted)
+    every = ("--set", "log.checkpoint_every=2")
+    done = metagen("train", tiny_yaml, *every, "--store", f"{s3}/run", "--run-dir", "mine")
+    assert (done.code, asked) == (130, ["step-000002"])
+    assert "stopped after step 2 of 5: continue with 'metagen resume mine'" in done.out
+    assert load_checkpoint(Path("mine")).state.step == 2
+
+
+def test_ctrl_c_is_heard_while_a_store_is_silent(start_metagen: Any) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        place = {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{silent.getsockname()[1]}", "AWS_DEFAULT_REGION": "us-east-1"}
+        key = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
+        process = start_metagen("resume", "s3://bucket/run", "--pool", "serial", **place, **key)
+        connection, _ = silent.accept()
+        with connection:
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=2 * files.REQUEST_SECONDS)
+    assert (process.returncode, errors.split()) == (130, ["stopped"])

@@ -201,6 +201,21 @@ def test_tensorboard_has_a_run_with_its_hyperparameters_for_every_trial(swept: P
         assert "hparams" in events.PluginTagToContent("hparams").__str__()
 
 
+def test_a_trial_is_not_trained_beside_its_sweep_nor_looked_for_in_a_log_that_it_has_not(
+    metagen: Any, swept: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(swept, tmp_path / "copy"))
+    trial = folder / "trials" / "0000"
+    with held(folder, "run", "stop it first"):
+        done = metagen("resume", trial)
+    assert (done.code, len(done.errors)) == (2, 1)
+    assert "is a trial of a sweep that runs" in done.errors[0]
+    assert "is complete: 6 steps" in metagen("resume", trial).out
+    done = metagen("top", trial)
+    assert (done.code, len(done.errors)) == (2, 1)
+    assert f"metagen sweep status {folder}" in done.errors[0]
+
+
 def test_resuming_a_finished_sweep_says_so_and_a_running_one_is_left_alone(
     metagen: Any, swept: Path, tmp_path: Path
 ) -> None:
