@@ -63,11 +63,12 @@ class Denoiser(Family):
         noise = self.noise(groups * count, rng).to(condition.support.device)
         context = context_of(network, condition)
         alone = context_of(network, Condition(condition.support, torch.zeros_like(condition.members)))
+        plain = self.options.guidance == 1 or self.arch.set_conditioning == "none"  # nothing to be guided by
 
         def guided(x: Tensor, level: float) -> Tensor:
             levels = x.new_full((len(x),), level)
             estimate = self.estimate(network, x, levels, context)
-            if self.options.guidance == 1:
+            if plain:
                 return estimate
             return torch.lerp(self.estimate(network, x, levels, alone), estimate, self.options.guidance)
 

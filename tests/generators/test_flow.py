@@ -175,6 +175,20 @@ def test_guidance_pushes_away_from_the_unconditioned_model_and_is_nothing_withou
     assert distances[0] > 1e-3
 
 
+@pytest.mark.parametrize(
+    ("conditioning", "guidance", "calls"), [("none", 2.0, 1), ("spatial", 1.0, 1), ("spatial", 2.0, 2)]
+)
+def test_the_network_is_asked_twice_a_step_only_where_a_set_guides_it(
+    conditioning: str, guidance: float, calls: int
+) -> None:
+    arch = ARCH.model_copy(update={"set_conditioning": conditioning})
+    flow = Flow(arch, FlowOptions(sampler="euler", sample_steps=4, guidance=guidance), channels=1, image_size=16)
+    network, asked = flow.build(), []
+    network.register_forward_hook(lambda *_: asked.append(1))
+    flow.sample(network, _condition(), 2, torch_generator("sample"))
+    assert len(asked) == 4 * calls
+
+
 @pytest.mark.parametrize("values", [{"sampler": "rk4"}, {"sample_steps": 0}, {"data_std": 0}, {"guidance": -1}])
 def test_impossible_options_are_refused(values: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=next(iter(values))):
