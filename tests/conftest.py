@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -41,6 +42,9 @@ from metagen.values import override
 
 settings.register_profile("metagen", deadline=None, derandomize=True, database=None)
 settings.load_profile("metagen")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # so starts what a script puts into the background, tests too
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TINY: dict[str, Any] = {
     "name": "tiny",
