@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+
 import torch
 
 from metagen import paths
 from metagen.config import RunConfig
 from metagen.generators import Condition, Family
 from metagen.work import build_problem
+
+log = logging.getLogger(__name__)
 
 
 def resolve(config: RunConfig) -> RunConfig:
@@ -29,7 +33,8 @@ def _faster(fp32: RunConfig, bf16: RunConfig) -> RunConfig:
     seconds = _seconds(fp32)
     try:
         return bf16 if _seconds(bf16) < 0.9 * seconds else fp32
-    except RuntimeError:  # one's own that does not cast what it is given: in fp32 it has just computed
+    except RuntimeError as error:  # one's own that does not cast what it is given: in fp32 it has just computed
+        log.warning("the network does not compute in bf16 (%s): it computes in fp32", str(error).partition("\n")[0])
         return fp32
 
 

@@ -51,9 +51,12 @@ class Uncast(Family):
         raise NotImplementedError
 
 
-def test_a_network_that_cannot_compute_in_bf16_computes_in_fp32(tiny_config: Any) -> None:
+def test_a_network_that_cannot_compute_in_bf16_computes_in_fp32_and_says_so(
+    tiny_config: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     config = tiny_config("precision=auto", f"generator={{family: '{__name__}:Uncast'}}")
     assert resolve(config).precision == "fp32"
+    assert "does not compute in bf16" in caplog.text
 
 
 def test_a_run_writes_down_what_auto_became(tiny_yaml: Path, tmp_path: Path, metagen: Any) -> None:

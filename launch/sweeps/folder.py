@@ -12,10 +12,10 @@ from launch.preset import load_config
 from metagen.errors import UserError, nearest
 from metagen.names import checked, name_of
 from metagen.search.config import SweepConfig
-from metagen.search.ledger import LEDGER, Ledger, Progress
+from metagen.search.ledger import LEDGER, TRIALS, Ledger, Progress
 from metagen.values import override, put, read_yaml, to_yaml
 
-CONFIG, TRIALS = "sweep.yaml", "trials"
+CONFIG = "sweep.yaml"
 
 
 def presets() -> dict[str, Path]:
@@ -94,5 +94,5 @@ def begun(folder: Path) -> None:
 
 def of_trial(folder: Path) -> Path | None:
     """The sweep that the run in ``folder`` is a trial of; None if it is of none."""
-    sweep = folder.absolute().parent.parent
-    return sweep if folder.absolute().parent.name == TRIALS and (sweep / LEDGER).is_file() else None
+    trials = folder.absolute().parent
+    return trials.parent if trials.name == TRIALS and (trials.parent / LEDGER).is_file() else None

@@ -111,7 +111,7 @@ class Console:
     def _left(self, report: StepReport) -> tuple[float, str]:
         """Seconds left of the phase at its own pace, and what comes then: steps of the next may take longer by far."""
         phases = self.config.phases
-        end = sum(phase.steps for phase in phases[: report.phase + 1])
+        number, step = self.config.phase_at(report.step - 1)
         pace = (time.monotonic() - self._begun) / (report.step - self._before)
-        goal = "left" if end == report.steps else f"to {phases[report.phase + 1].estimator.rpartition(':')[2]}"
-        return pace * (end - report.step), goal
+        goal = "left" if number + 1 == len(phases) else f"to {phases[number + 1].estimator.rpartition(':')[2]}"
+        return pace * (phases[number].steps - step - 1), goal

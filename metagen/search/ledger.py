@@ -15,7 +15,7 @@ from typing import Any, Literal
 from metagen.lines import append, events
 from metagen.search.space import Assignment
 
-LEDGER = "sweep.jsonl"
+LEDGER, TRIALS = "sweep.jsonl", "trials"
 STOP = "stop"
 """A file of this name in a sweep's folder asks the process that drives it to leave."""
 Status = Literal["waiting", "running", "complete", "stopped", "failed", "refused"]

@@ -18,13 +18,14 @@ from metagen.pool import Pool, one_thread
 from metagen.search.config import SweepConfig
 from metagen.search.inherit import inherited
 from metagen.search.judge import Judge
+from metagen.search.ledger import TRIALS
 from metagen.search.limits import check, whole
 from metagen.search.space import Assignment
 from metagen.state import MetaState
 from metagen.tasks.imageset import ImageSet
 from metagen.train import to_save, train
 
-TRIALS, CONFIG = "trials", "config.yaml"
+CONFIG = "config.yaml"
 KEEP = 4
 """Newest checkpoints of a trial: one that a population copies must still be there when the copy begins."""
 
