@@ -16,8 +16,12 @@ from urllib.parse import urlsplit
 import ray
 from ray._private import ray_constants
 from ray._private.accelerators import get_accelerator_manager_for_resource
-from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
-from ray._raylet import GcsClient  # type: ignore[attr-defined]  # compiled: no types
+from ray._private.authentication.authentication_token_setup import (
+    AUTH_MODE_ENV_VAR,
+    maybe_enable_token_auth_if_token_available,
+)
+from ray._private.services import canonicalize_bootstrap_address
+from ray._raylet import Config, GcsClient  # type: ignore[attr-defined]  # compiled: no types
 from ray.exceptions import AuthenticationError, RayError
 
 from cluster.token import ensure_private
@@ -58,9 +62,9 @@ def start_ray(address: str | None, crews: Sequence[Crew], check: Check | None = 
         return
     _probe(address)
     try:
-        _log_in(address)
+        where = _log_in(address)
         with _own_sigterm():
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+            ray.init(address=where, log_to_driver=False, logging_level=logging.ERROR)
     except AuthenticationError as error:
         raise UserError(
             f"cannot log in to the Ray cluster at {address} ({error.message}): use the machine that started it, or "
@@ -211,17 +215,61 @@ def _said(server: socket.socket) -> bytes:
     return said
 
 
-def _log_in(address: str) -> None:
-    """Raise ``AuthenticationError`` if the cluster at ``HOST:PORT`` refuses the token that is here.
+def _log_in(address: str) -> str:
+    """Take on the way of authentication that the cluster at ``address`` has; gives its ``HOST:PORT``.
 
-    Ray itself uses a token that it finds for "auto" alone, and takes a cluster that refuses it for one that is not
-    there, after twenty seconds and as many warnings.
+    A cluster that asks for a token is shown the one that is here: Ray itself uses a token that it finds for "auto"
+    alone. One that asks for none is shown none, although there is one wherever metagen has once started Ray: its head
+    calls drivers, to hear whether their actors are still wanted, and a driver that asks for tokens refuses such a call,
+    upon which its actors are ended.
+
+    Raises ``AuthenticationError`` if the cluster refuses the token, or there is none. Ray itself takes such a cluster
+    for one that is not there, after twenty seconds and as many warnings. Raises ``UserError`` if a token is insisted
+    on and the cluster has none.
     """
     logging.getLogger("ray").setLevel(logging.ERROR)  # as ray.init does: what it says of the token is for who starts
-    maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
-    if ":" in address and "//" not in address:
-        with _quiet():
-            GcsClient(address=address).check_alive([], timeout=PROBE_SECONDS)
+    if "//" in address:  # through Ray's client: its server, on the cluster, logs in
+        return address
+    where = address if ":" in address else str(canonicalize_bootstrap_address(address))
+    said = os.environ.get(AUTH_MODE_ENV_VAR)
+    with _quiet():
+        if said is None or said.lower() == "token":
+            asks = _asks_for_token(where)
+            if said is not None and not asks:
+                raise UserError(
+                    f"the Ray cluster at {address} was started without a token, and with {AUTH_MODE_ENV_VAR}={said} "
+                    "its calls to this process would be refused: unset it here, or start the cluster with a token"
+                )
+            if asks:
+                maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+        _check_alive(where)
+    return where
+
+
+def _asks_for_token(address: str) -> bool:
+    """Whether the cluster at ``HOST:PORT`` refuses who shows none."""
+    before = os.environ.get(AUTH_MODE_ENV_VAR)
+    _authenticate_by("disabled")
+    try:
+        _check_alive(address)
+    except AuthenticationError:
+        return True
+    finally:
+        _authenticate_by(before)
+    return False
+
+
+def _authenticate_by(mode: str | None) -> None:
+    """Have this process authenticate by ``mode``; None for what Ray does unasked."""
+    if mode is None:
+        os.environ.pop(AUTH_MODE_ENV_VAR, None)
+    else:
+        os.environ[AUTH_MODE_ENV_VAR] = mode
+    Config.initialize("")  # Ray has read the environment when it was imported
+
+
+def _check_alive(address: str) -> None:
+    GcsClient(address=address).check_alive([], timeout=PROBE_SECONDS)
 
 
 @contextmanager

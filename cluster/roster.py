@@ -266,6 +266,7 @@ def reason(error: RayError) -> Exception:
 
 
 def _said(error: RayError) -> str:
-    """What Ray says of its failure, within a line."""
+    """What Ray says of its failure, within a line and without its lists of ids."""
     cause = error.cause if isinstance(error, RayTaskError) else error
-    return f" ({shorten(f'{type(cause).__name__}: {cause}', 200, placeholder=' ...')})"
+    words = " ".join(line for line in str(cause).splitlines() if not line.startswith("\t"))
+    return f" ({shorten(f'{type(cause).__name__}: {words}', 200, placeholder=' ...')})"

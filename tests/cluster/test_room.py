@@ -76,7 +76,7 @@ def test_a_cluster_that_is_too_small_is_left_with_what_has_room_in_it(
     monkeypatch: pytest.MonkeyPatch, port: int, crew: Crew, fix: str
 ) -> None:
     left: list[bool] = []
-    monkeypatch.setattr(connect, "_log_in", lambda address: None)
+    monkeypatch.setattr(connect, "_log_in", lambda address: address)
     monkeypatch.setattr(ray, "init", lambda **values: None)
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 4.0})
     monkeypatch.setattr(connect, "stop_ray", lambda: left.append(True))

@@ -106,6 +106,32 @@ for change in ({}, {"RAY_AUTH_TOKEN": "0" * 64}):
 """
 """Logs in as another process does that is told the address, with the token in its file and with another."""
 
+OPEN = """
+import os, subprocess, sys
+import ray
+os.environ["RAY_AUTH_MODE"] = "disabled"
+ray.init(address="local", num_cpus=1, include_dashboard=False, logging_level="ERROR")
+join = '''
+import ray, sys
+from cluster.connect import start_ray
+from metagen.errors import UserError
+from metagen.pool import Crew
+try:
+    start_ray(sys.argv[1], [Crew(1, 1)])
+except UserError as error:
+    print(error)
+else:
+    answers = ray.remote(type("Echo", (), {"echo": lambda self: "alive"})).remote().echo
+    print(ray.get(answers.remote(), timeout=60))
+'''
+del os.environ["RAY_AUTH_MODE"]
+for change in ({}, {"RAY_AUTH_MODE": "token"}):
+    command = [sys.executable, "-c", join, ray.get_runtime_context().gcs_address]
+    done = subprocess.run(command, env={**os.environ, **change}, capture_output=True, text=True, timeout=90)
+    print(done.stdout.strip() or done.stderr)
+"""
+"""An actor's answer on a cluster that was started without a token, to a driver that has one and to one that insists."""
+
 REACH = """
 import socket
 import ray
@@ -145,6 +171,16 @@ def test_who_joins_by_address_shows_the_token_that_is_there_and_hears_at_once_of
     right, wrong = _printed(JOIN).splitlines()
     assert right.strip() == "0"
     assert wrong.startswith("1 ray.exceptions.AuthenticationError: ")
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_cluster_without_a_token_is_joined_without_one_and_who_insists_is_told(token: Path) -> None:
+    ensure_private()  # the token is there wherever Ray has once been started here
+    unasked, insisting = _printed(OPEN).splitlines()
+    assert unasked == "alive"
+    assert "was started without a token" in insisting
+    assert "RAY_AUTH_MODE=token" in insisting
 
 
 @pytest.mark.ray
