@@ -38,8 +38,11 @@ ACTORS = 2
 
 
 def configured() -> RunConfig:
-    """Steps of some 50 ms that do not end."""
-    phase = "{estimator: fomaml, options: {query_at: {2: 1}}, steps: 100000000, items: 4, tasks: 1}"
+    """Steps of some 50 ms that do not end, at a rate that never falls: so low that none of them diverges."""
+    outer = "{learning_rate: 0.002}"
+    phase = (
+        f"{{estimator: fomaml, options: {{query_at: {{2: 1}}}}, steps: 100000000, items: 4, tasks: 1, outer: {outer}}}"
+    )
     network = "{patch: 2, widths: [16, 32], embedding: 32}"
     changes = [f"phases=[{phase}]", f"generator.architecture={network}", "precision=fp32", "budget=null"]
     return load_config("quickstart", [*changes, "mode=async", "max_staleness=2", "ema=0"], None, None)
