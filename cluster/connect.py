@@ -53,6 +53,7 @@ def start_ray(address: str | None, crews: Sequence[Crew], check: Check | None = 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     address = address or os.environ.get("RAY_ADDRESS") or None
+    address = None if address == "local" else address  # Ray's word for a Ray of this machine's own
     check = check or partial(_check_room, crews, address is None)
     if address is None:
         cores = available_cores()

@@ -60,6 +60,15 @@ def test_gpus_that_this_machine_does_not_have_are_refused_before_ray_starts(
     assert message in _refusal(None, *crews)
 
 
+def test_local_is_a_ray_of_this_machines_own_whatever_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "192.0.2.1:6379")
+    begun: list[int] = []
+    monkeypatch.setattr(connect, "ensure_private", lambda: None)
+    monkeypatch.setattr(connect, "_start_local", lambda cores, preload: begun.append(cores))
+    start_ray("local", [Crew(1, 1)])
+    assert begun
+
+
 def test_gpus_are_counted_as_ray_counts_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert connect._gpus() == 0
