@@ -12,7 +12,7 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -263,9 +263,9 @@ def _state(manifest: dict[str, Any], tensors: dict[str, Tensor], config: RunConf
 
 
 def _watch(values: dict[str, Any]) -> Watch:
-    """The guard's memory; a checkpoint from before there was a guard holds none."""
-    plain: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
-    return Watch(**plain)
+    """The guard's memory; a checkpoint of another release may hold less of it, or more."""
+    known = [field.name for field in fields(Watch) if field.name in values]
+    return Watch(**{name: tuple(v) if isinstance(v := values[name], list) else v for name in known})
 
 
 def _write(path: Path, data: bytes) -> None:

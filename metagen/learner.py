@@ -15,7 +15,7 @@ from torch import Tensor
 from metagen import work
 from metagen.config import RunConfig
 from metagen.flat import Layout
-from metagen.guard import Diverged, Watch, anchor_due, new_phase, observe, rolled_back
+from metagen.guard import Diverged, Watch, anchor_due, new_phase, observe, relapses, rolled_back
 from metagen.outer import Moments, OuterConfig, adam, direction, no_moments
 from metagen.policies import Explorer, Improvement
 from metagen.records import (
@@ -109,7 +109,7 @@ class Learner:
         self._check_usable(accepted, verdicts, broken)
         weights = np.array([r.tasks for r in accepted], dtype=np.float64)
         weights /= weights.sum()
-        shares, damping = self._damped(weights, accepted)
+        shares = self._damped(weights, accepted)
         gradient, policy_gradient = add_up(accepted, shares, self.layout.size, len(self.state.policy))
         names = {name for result in accepted for name in result.metrics}
         metrics = {
@@ -117,11 +117,8 @@ class Learner:
             for name in sorted(names)
         }
         norm = float(gradient.norm())
-        level = norm / damping  # for the guard: what ages do to a norm is no sign of divergence
-        watch = observe(
-            self.config.guard, self._watch(), metrics["loss"], level, nonfinite=verdicts[Verdict.NONFINITE] > 0
-        )
-        back = self._must_go_back(watch, metrics["loss"], level, broken)
+        watch = observe(self.config.guard, self._watch(), metrics["loss"], verdicts[Verdict.NONFINITE] > 0)
+        back = self._must_go_back(watch, metrics["loss"], broken)
         rate, learned = self._apply(gradient, policy_gradient, norm, judged, watch, back)
         metrics |= {f"policy/{name}": value for name, value in learned.metrics.items()}
         done = sum(r.tasks for r in accepted)
@@ -147,17 +144,16 @@ class Learner:
                 judged.broken.append(self._quarantined(result, held[result.version]))
         return judged
 
-    def _damped(self, weights: NDArray[np.float64], results: list[WorkResult]) -> tuple[list[float], float]:
-        """``weights`` of gradients, in mode async times ``(1 + age) ** -age_power``, and the mean of that factor.
+    def _damped(self, weights: NDArray[np.float64], results: list[WorkResult]) -> list[float]:
+        """``weights`` of gradients, in mode async times ``(1 + age) ** -age_power``.
 
         Polynomial staleness weights (Xie et al. 2019, FedAsync, arXiv:1903.03934, section 5.2). They are not
         normalised: a step of old results is a smaller one.
         """
         if self.config.mode == "sync":
-            return weights.tolist(), 1.0
+            return weights.tolist()
         ages = np.array([self.state.version - result.version for result in results])
-        damped = weights * (1.0 + ages) ** -self.config.age_power
-        return damped.tolist(), float(damped.sum())
+        return (weights * (1.0 + ages) ** -self.config.age_power).tolist()
 
     def _watch(self) -> Watch:
         first = self.config.phase_at(self.state.step)[1] == 0
@@ -186,14 +182,15 @@ class Learner:
                 broken,
             )
 
-    def _must_go_back(self, watch: Watch, loss: float, norm: float, broken: tuple[Quarantined, ...]) -> bool:
+    def _must_go_back(self, watch: Watch, loss: float, broken: tuple[Quarantined, ...]) -> bool:
         guard = self.config.guard
         if watch.high < guard.patience:
             return False
-        if watch.rollbacks >= guard.rollbacks:
+        before = relapses(guard, watch, self.state.version + 1)
+        if before >= guard.rollbacks:
             raise Diverged(
-                f"step {self.state.step + 1}: diverged again after {watch.rollbacks} rollbacks (loss {loss:.4g}, "
-                f"gradient norm {norm:.4g}): lower outer.learning_rate and start again, or raise guard.factor",
+                f"step {self.state.step + 1}: diverged again after {before} rollbacks (loss {loss:.4g}, level "
+                f"{watch.score:.4g}): lower outer.learning_rate and start again, or raise guard.factor",
                 broken,
             )
         return True
@@ -215,7 +212,7 @@ class Learner:
         vectors, learned = self._stepped(gradient, policy_gradient, norm, judged.accepted, phase.outer, share)
         anchor = state.anchor
         if back:  # the step counts as taken, so that the run goes on with other tasks than those it diverged on
-            vectors, watch = from_anchor(anchor), rolled_back(watch, version)
+            vectors, watch = from_anchor(anchor), rolled_back(self.config.guard, watch, version)
         if last:  # the next phase starts from the mean, with an optimiser of its own
             none = no_moments(len(vectors.theta)), no_moments(len(vectors.policy))
             vectors, anchor = Vectors(vectors.mean.clone(), vectors.policy, vectors.mean, *none), {}
