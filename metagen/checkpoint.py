@@ -264,8 +264,9 @@ def _state(manifest: dict[str, Any], tensors: dict[str, Tensor], config: RunConf
 
 def _watch(values: dict[str, Any]) -> Watch:
     """The guard's memory; a checkpoint of another release may hold less of it, or more."""
-    known = [field.name for field in fields(Watch) if field.name in values]
-    return Watch(**{name: tuple(v) if isinstance(v := values[name], list) else v for name in known})
+    names = {field.name for field in fields(Watch)} & set(values)
+    plain: dict[str, Any] = {name: tuple(v) if isinstance(v := values[name], list) else v for name in names}
+    return Watch(**plain)
 
 
 def _write(path: Path, data: bytes) -> None:
