@@ -28,7 +28,7 @@ def watch(folder: Path, once: bool) -> None:
     console, ledger = Console(highlight=False), Ledger(folder)
     pulse = Pulse(folder)
     progress, place = ledger.read()
-    dead = pulse.lives(progress) is False
+    dead = _dead(pulse, progress)
     if once or not console.is_terminal:
         console.print(table(sweep, progress, folder, dead))
         return
@@ -36,8 +36,16 @@ def watch(folder: Path, once: bool) -> None:
         while progress.state == "running" and not dead:
             time.sleep(1.0)
             _, place = ledger.read(progress, place)
-            dead = pulse.lives(progress) is False
+            dead = _dead(pulse, progress)
             live.update(table(sweep, progress, folder, dead), refresh=True)
+
+
+def _dead(pulse: Pulse, progress: Progress) -> bool:
+    """Whether the process that last drove the sweep is known to be dead; then no trial runs."""
+    dead = pulse.lives(progress) is False
+    if dead:
+        progress.interrupt()
+    return dead
 
 
 def table(sweep: SweepConfig, progress: Progress, folder: Path, dead: bool) -> Group:

@@ -90,9 +90,7 @@ class Progress:
         kind, now = event["event"], datetime.fromisoformat(event["time"])
         if kind == "session":
             self.state, self._began, self.pid, self.host = "running", now, event["pid"], event["host"]
-            for trial in self.trials.values():
-                if trial.status == "running":
-                    trial.status = "waiting"
+            self.interrupt()
         elif self._began is not None and self.time is not None:
             self.seconds += (now - self.time).total_seconds()
         self.time = now
@@ -108,8 +106,15 @@ class Progress:
             )
         elif kind in ("left", "finished"):
             self.state, self.reason, self._began = kind, event.get("reason", ""), None
+            self.interrupt()
         if event.get("trial") in self.trials:
             _follow(self.trials[event["trial"]], kind, event)
+
+    def interrupt(self) -> None:
+        """Nobody works on trials any more: those that ran wait for a session to come."""
+        for trial in self.trials.values():
+            if trial.status == "running":
+                trial.status = "waiting"
 
     @property
     def unfinished(self) -> list[Tried]:

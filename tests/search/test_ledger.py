@@ -31,6 +31,16 @@ def test_the_ledger_alone_says_what_is_left_to_do(tmp_path: Path) -> None:
     assert progress.reasons() == {"parameters above limits.parameters 7": 1}
 
 
+def test_no_trial_of_a_sweep_that_was_left_runs(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    _session(ledger)
+    progress, place = ledger.read()
+    assert progress.trials[1].status == "running"
+    ledger.write("left", reason="its budget of time is spent")
+    ledger.read(progress, place)
+    assert [trial.status for trial in progress.trials.values()] == ["complete", "waiting"]
+
+
 def test_whatever_a_kill_cut_off_the_rest_is_read_and_goes_on(tmp_path: Path) -> None:
     whole = Ledger(tmp_path)
     _session(whole)
