@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -14,10 +13,11 @@ from launch.training.board import Board
 from launch.training.console import Console
 from launch.training.disk import disk_refusal, quiet_disk_refusals
 from launch.training.journal import Journal
+from launch.training.keeping import Keeper
 from launch.training.profiling import trace_pieces, traced
-from launch.training.stopping import Stop, unbroken
+from launch.training.stopping import Stop
 from launch.training.workers import Workers
-from metagen import checkpoint, quarantine, tasks, work
+from metagen import checkpoint, tasks, work
 from metagen.budget import fit
 from metagen.config import RunConfig
 from metagen.errors import UserError
@@ -26,17 +26,13 @@ from metagen.guard import Diverged
 from metagen.learner import Learner
 from metagen.pool import Pool, one_thread
 from metagen.precision import resolve
-from metagen.records import Quarantined, StepReport
-from metagen.state import MetaState
+from metagen.records import StepReport
 from metagen.store import Store, bring_newest
 from metagen.tasks.categories import with_found
 from metagen.tasks.imageset import ImageSet
 from metagen.train import to_save, train
 from metagen.warm_start import begun_with, polarity_note
 from metagen.wording import counted, some
-
-LAST_WAITS = (2.0, 5.0, 10.0)
-"""Seconds after which the last checkpoint is stored again where the store refused it: no other one will be."""
 
 
 def start(config: RunConfig, folder: Path, workers: Workers, profiled: bool = False) -> None:
@@ -125,49 +121,12 @@ def _drive(
     profiled: bool = False,
 ) -> None:
     """Run the loop to its end, logging and saving; a signal stops it between two steps."""
-    config, layout = learner.config, learner.layout
-    stop = Stop()
+    config, stop = learner.config, Stop()
     resume = f"metagen resume {folder}{workers.options}"
     console = Console(config, folder, workers, parts)
     journal = Journal(folder, config)
 
-    saved = learner.state.step
-
-    def save(name: str, state: MetaState) -> None:
-        nonlocal saved
-        with unbroken():
-            checkpoint.save_checkpoint(folder / "checkpoints" / name, config, layout, state)
-        saved = learner.state.step
-        journal.write("checkpoint", checkpoint=name, step=saved)
-
-    def put(name: str, last: bool = False) -> None:
-        """Store a checkpoint that is saved."""
-        if store is None:
-            return
-        path = folder / "checkpoints" / name
-        for wait in (*(LAST_WAITS if last else ()), None):
-            try:
-                store.publish(path)
-                store.prune(config.log.keep)
-                return
-            except UserError as error:
-                journal.write("not stored", checkpoint=name, error=str(error))
-                if wait is not None:
-                    console.line(f"not stored, tried again in {wait:g} s: {error}")
-                    time.sleep(wait)
-                elif last:  # the run is whole in its folder, but not where it was asked to be
-                    unstored = f"{path} is written, but not stored: {error}"
-                    raise UserError(f"{unstored}; then '{resume}'") from None
-                else:
-                    console.line(f"not stored, the next checkpoint will try again: {error}")
-
-    def set_aside(broken: tuple[Quarantined, ...]) -> None:
-        for one in broken:
-            kept = quarantine.keep(folder, one)
-            journal.write("quarantined", work_id=one.item.work_id, step=one.item.step + 1, where=one.where, kept=kept)
-            if kept:
-                console.line(f"quarantined: 'metagen replay {folder} {one.item.work_id}' does it again")
-
+    keeper = Keeper(learner, folder, store, console, journal, resume)
     observe = workers.observer(config)
     try:
         with (
@@ -188,19 +147,18 @@ def _drive(
                 journal.step(report)
                 if observe:
                     observe(report)
-                set_aside(report.quarantined)
+                keeper.set_aside(report.quarantined)
                 if _due(config, report):
-                    name = f"step-{report.step:06d}"
-                    save(name, to_save(learner, pool))
+                    name = keeper.save(to_save(learner, pool))
                     checkpoint.prune(folder, config.log.keep)
-                    put(name)
+                    keeper.put(name)
                 if stop.asked:
                     break
         state = to_save(learner, pool)
     except KeyboardInterrupt:  # the second signal, or one that came before the loop
         state = to_save(learner, pool)
     except Diverged as error:
-        set_aside(error.quarantined)
+        keeper.set_aside(error.quarantined)
         journal.write("failed", step=learner.state.step, error=str(error))
         raise
     except Exception as error:
@@ -210,29 +168,28 @@ def _drive(
         step, said = learner.state.step, str(error) if isinstance(error, UserError) else repr(error)
         with suppress(UserError):  # of a disk that refuses: the first error is the one to tell
             journal.write("failed", step=step, error=said)
-            if saved < step:
-                save(f"step-{step:06d}", to_save(learner, pool))
+            if keeper.saved < step:
+                name = keeper.save(to_save(learner, pool))
                 console.line(f"failed after step {step} of {config.steps}: continue with '{resume}'")
-                put(f"step-{step:06d}")
+                keeper.put(name)
         raise
     finally:
         pool.close()
     # What is said comes before what is stored: a store may be silent, and Ctrl-C then ends the wait for it.
-    step, new = learner.state.step, saved < learner.state.step
+    step = learner.state.step
     if step < config.steps:
-        if new:
-            save(f"step-{step:06d}", state)
+        written = keeper.save(state) if keeper.saved < step else None
         console.line(f"stopped after step {step} of {config.steps}: continue with '{resume}'")
         journal.write("stopped", step=step)
-        if new:
-            put(f"step-{step:06d}", last=True)
+        if written:
+            keeper.put(written, last=True)
         raise KeyboardInterrupt
-    save("final", state)
+    name = keeper.save(state, checkpoint.FINAL)
     journal.write("ended", step=step)
     if board.picture.exists():
         console.line(f"picture: {board.picture}")
-    console.line(f"checkpoint: {folder / 'checkpoints' / 'final'}")
-    put("final", last=True)
+    console.line(f"checkpoint: {folder / 'checkpoints' / name}")
+    keeper.put(name, last=True)
 
 
 def _due(config: RunConfig, report: StepReport) -> bool:

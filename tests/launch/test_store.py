@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from launch.training import session
+from launch.training import keeping
 from launch.training.log import LOG, events
 from metagen import files
 from metagen.checkpoint import MANIFEST, load_checkpoint
@@ -86,7 +86,7 @@ def test_a_run_outlives_its_store_but_says_so_at_the_end(
         raise UserError("the store is down")
 
     monkeypatch.setattr(Store, "publish", down)
-    monkeypatch.setattr(session, "LAST_WAITS", (0.0,))
+    monkeypatch.setattr(keeping, "LAST_WAITS", (0.0,))
     url = f"{s3}/run"
     done = metagen("train", tiny_yaml, "--set", "log.checkpoint_every=2", "--store", url, "--run-dir", "mine")
     assert done.code == 2
@@ -110,7 +110,7 @@ def test_a_store_that_refuses_for_a_moment_at_the_end_is_asked_again(
         publish(self, folder)
 
     monkeypatch.setattr(Store, "publish", down_at_first)
-    monkeypatch.setattr(session, "LAST_WAITS", (0.0,))
+    monkeypatch.setattr(keeping, "LAST_WAITS", (0.0,))
     done = metagen("train", tiny_yaml, "--store", f"{s3}/run", "--run-dir", "mine")
     assert done.code == 0, done.err
     assert "not stored, tried again in 0 s: the store is down" in done.out
