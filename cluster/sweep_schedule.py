@@ -7,6 +7,7 @@ import warnings
 from types import SimpleNamespace
 from typing import Any
 
+from pydantic import Field
 from ray import tune
 from ray.tune.schedulers import (
     AsyncHyperBandScheduler,
@@ -39,9 +40,9 @@ class Fifo:
 
 
 class AshaOptions(Strict):
-    grace: int = 1
+    grace: int = Field(1, ge=1)
     """Rungs that every trial is given."""
-    factor: float = 3.0
+    factor: float = Field(3.0, gt=1)
     """One in so many goes on at each rung of the ladder."""
 
 
@@ -77,7 +78,7 @@ class Asha:
 
 
 class HyperbandOptions(Strict):
-    factor: float = 3.0
+    factor: float = Field(3.0, gt=1)
 
 
 class Hyperband:
@@ -91,8 +92,8 @@ class Hyperband:
 
 
 class MedianOptions(Strict):
-    grace: int = 1
-    least: int = 3
+    grace: int = Field(1, ge=0)
+    least: int = Field(3, ge=1)
     """Trials that must have come as far before one is stopped."""
 
 
@@ -126,11 +127,11 @@ class _Population(_Founded, PopulationBasedTraining):
 
 
 class PbtOptions(Strict):
-    every: int = 1
+    every: int = Field(1, ge=1)
     """Rungs between exploitations."""
-    quantile: float = 0.25
+    quantile: float = Field(0.25, ge=0, le=0.5)
     """Share of the population that copies, and that is copied."""
-    resample: float = 0.25
+    resample: float = Field(0.25, ge=0, le=1)
     """Chance that a hyperparameter is drawn anew and not perturbed."""
 
 
@@ -153,8 +154,8 @@ class Pbt:
 
 
 class Pb2Options(Strict):
-    every: int = 1
-    quantile: float = 0.25
+    every: int = Field(1, ge=1)
+    quantile: float = Field(0.25, ge=0, le=0.5)
 
 
 class Pb2:
@@ -226,7 +227,8 @@ def scheduler_of(sweep: SweepConfig, space: Space, progress: Progress) -> TrialS
     HyperBand's brackets and populations are of trials that run together: they are formed anew from those that go on.
     """
     entry = find("schedule", sweep.schedule.name, SCHEDULERS)
-    scheduler: Any = entry.make(sweep, space, options_of("schedule", entry, sweep.schedule.options))
+    options = options_of(f"schedule {sweep.schedule.name}", entry, sweep.schedule.options)
+    scheduler: Any = entry.make(sweep, space, options)
     if getattr(entry, "one_by_one", False):
         for trial in progress.trials.values():
             if trial.status in ENDED and trial.results and trial.status not in ("failed", "refused"):

@@ -217,7 +217,7 @@ class RunConfig(Strict):
                 raise UserError(f"together: family {self.generator.family} computes one task at a time: use 1 or auto")
             policy = find("policy", self.policy.name, policies.REGISTRY)
             check_whole("policy", self.policy.name, policy)
-            chosen = options_of("policy", policy, self.policy.options)
+            chosen = options_of(f"policy {self.policy.name}", policy, self.policy.options)
             for phase in self.phases:
                 estimator = find("estimator", phase.estimator, algorithms.REGISTRY)
                 check_whole("estimator", phase.estimator, estimator)

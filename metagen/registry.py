@@ -60,11 +60,11 @@ def check_whole(kind: str, name: str, part: object) -> None:
 
 
 def options_of(kind: str, entry: Any, values: Mapping[str, Any]) -> Any:
-    """Validate ``values`` with the entry's own ``Options``; an entry without takes none."""
+    """Validate ``values`` with the own ``Options`` of an entry, which errors call ``kind``; one without takes none."""
     options: type[Strict] | None = getattr(entry, "Options", None)
     if options is None:
         if values:
-            raise UserError(f"{kind} {entry.__name__} takes no options, got {', '.join(values)}")
+            raise UserError(f"{kind} takes no options, got {', '.join(values)}")
         return None
     try:
         return options.parse(values)

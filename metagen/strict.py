@@ -134,6 +134,8 @@ def _places(annotation: Any, name: str) -> Iterator[list[str]]:
                 yield [key]
             yield from ([key, *rest] for rest in _places(field.annotation, name))
         return
+    if get_origin(annotation) is dict:
+        return  # its keys are the user's own
     index = ["0"] if get_origin(annotation) in (tuple, list) else []
     for inner in get_args(annotation):
         yield from ([*index, *rest] for rest in _places(inner, name))

@@ -25,6 +25,7 @@ from metagen.search.config import SweepConfig
 from metagen.search.judge import Judge
 from metagen.search.ledger import STOP, Progress, Tried
 from metagen.search.limits import Facts, Refused, admitted
+from metagen.search.proposers import proposer_of
 from metagen.search.space import Assignment
 from metagen.seeding import numpy_generator
 from metagen.tasks.categories import with_found
@@ -41,6 +42,7 @@ def begin(sweep: SweepConfig, folder: Path, address: str | None) -> None:
     folders.check_free(folder)
     one_thread()
     images = _images(sweep)
+    _check_options(sweep)
     sweep = _settled(sweep, images)
     with _ray(sweep, address):
         folders.create(folder, sweep)
@@ -118,6 +120,7 @@ def ask_to_stop(folder: Path, wait: int) -> None:
 def preview(sweep: SweepConfig) -> None:
     """What ``--dry-run`` shows: proposals, what is refused and why, what a trial takes. Trains nothing."""
     one_thread()
+    _check_options(sweep)
     images, space = _images(sweep), sweep.make_space()
     console = Console(highlight=False, markup=False, emoji=False)
 
@@ -185,6 +188,15 @@ def _images(sweep: SweepConfig) -> ImageSet:
         raise UserError(f"{images.name}: no training class has {need} images (episode.shots + episode.queries)")
     Judge.of(sweep.judge, images, base.episode.shots)  # raises where there is nothing to judge by
     return images
+
+
+def _check_options(sweep: SweepConfig) -> None:
+    """Raise ``UserError`` if the searcher or the scheduler does not take its options, or does not fit the space."""
+    from cluster.sweep_schedule import scheduler_of
+
+    space = sweep.make_space()
+    proposer_of(sweep, space)
+    scheduler_of(sweep, space, Progress())
 
 
 def _settled(sweep: SweepConfig, images: ImageSet) -> SweepConfig:

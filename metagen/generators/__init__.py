@@ -31,7 +31,7 @@ def family_of(
     """The family called ``name``; raises ``UserError`` for an unknown name or option or for members that it lacks,
     ``ValueError`` for a misfit."""
     entry = find("family", name, REGISTRY)
-    family: Family = entry(architecture, options_of("family", entry, options), channels, image_size)
+    family: Family = entry(architecture, options_of(f"family {name}", entry, options), channels, image_size)
     check_whole("family", name, family)
     return family
 

@@ -8,6 +8,8 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+from pydantic import Field
+
 from metagen.errors import UserError
 from metagen.search.config import SweepConfig
 from metagen.search.ledger import ENDED, Progress, Tried
@@ -17,14 +19,14 @@ from metagen.strict import Strict
 
 
 class TpeOptions(Strict):
-    startup: int = 8
+    startup: int = Field(8, ge=0)
     """Trials at random before the model is used."""
     multivariate: bool = True
     """Whether parameters are modelled together."""
 
 
 class Nsga2Options(Strict):
-    population: int = 16
+    population: int = Field(16, ge=2)
 
 
 class Optuna:
@@ -119,9 +121,9 @@ class Nsga2(Optuna):
 
 
 class BohbOptions(Strict):
-    least: int | None = None
+    least: int | None = Field(None, ge=1)
     """Judgements at a rung before its model is used; None for two more than there are parameters."""
-    random: float = 1 / 3
+    random: float = Field(1 / 3, ge=0, le=1)
     """Share of proposals at random."""
 
 

@@ -85,5 +85,5 @@ PROPOSERS: dict[str, Any] = {
 def proposer_of(sweep: SweepConfig, space: Space) -> Proposer:
     """The proposer that a sweep names; raises ``UserError`` for wrong options or a library that is not there."""
     entry = find("search", sweep.search.name, PROPOSERS)
-    proposer: Proposer = entry(sweep, space, options_of("search", entry, sweep.search.options))
+    proposer: Proposer = entry(sweep, space, options_of(f"search {sweep.search.name}", entry, sweep.search.options))
     return proposer

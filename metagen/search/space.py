@@ -7,16 +7,16 @@ config, such as ``phases.0.outer.learning_rate``, and the structural names of ``
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field, FiniteFloat, model_validator
 
 from metagen.config import RunConfig
 from metagen.errors import UserError, nearest
-from metagen.search.structure import ARCHITECTURE, STRUCTURE, resolution, structured
+from metagen.search.structure import ARCHITECTURE, STRUCTURE, misfit, resolution, structured
 from metagen.strict import Strict
 from metagen.values import get, put
 
@@ -36,8 +36,8 @@ class Domain(Strict):
     """Whole numbers, both ends included."""
     step: int = 1
     """Between the numbers of a ``range``."""
-    uniform: tuple[float, float] | None = None
-    loguniform: tuple[float, float] | None = None
+    uniform: tuple[FiniteFloat, FiniteFloat] | None = None
+    loguniform: tuple[FiniteFloat, FiniteFloat] | None = None
     when: dict[str, Value] = Field(default={})
     """Conditions that must all hold for the parameter to be there: ``{KEY: value}``, ``{KEY: [values]}`` or
     ``{KEY: {min: A, max: B}}``. KEY is a parameter above this one, a config key, or ``resolution``: the pixels that
@@ -48,14 +48,21 @@ class Domain(Strict):
         given = [kind for kind in KINDS if getattr(self, kind) is not None]
         if len(given) != 1:
             raise ValueError(f"give exactly one of {', '.join(KINDS)}")
+        for key, wanted in self.when.items():
+            between = isinstance(wanted, dict) and wanted and set(wanted) <= {"min", "max"}
+            if isinstance(wanted, dict) and not (between and _numbers(wanted.values())):
+                raise ValueError(f"when: of '{key}': give a value, a list of values, or {{min: A, max: B}} of numbers")
         kind = given[0]
+        if self.step != 1 and kind != "range":
+            raise ValueError(f"step: goes with range, not with {kind}")
         if kind == "choice":
             if not self.choice or len(set(self.labels)) < len(self.labels):
                 raise ValueError("choice: give values, each once")
             return self
         low, high = getattr(self, kind)
         if not low < high:
-            raise ValueError(f"{kind}: {low} is not below {high}")
+            single = f": for a single value give choice: [{low}]" if low == high else ""
+            raise ValueError(f"{kind}: {low} is not below {high}{single}")
         if kind == "loguniform" and low <= 0:
             raise ValueError(f"loguniform: {low} is not above 0")
         if self.step < 1:
@@ -110,6 +117,25 @@ class Domain(Strict):
         low, high = self.ends
         return isinstance(value, int | float) and low <= value <= high
 
+    def meets(self, wanted: Value) -> bool:
+        """Whether one of its values is as a condition wants it."""
+        if self.finite is not None:
+            return any(_meets(value, wanted) for value in self.finite)
+        low, high = self.ends
+        if isinstance(wanted, dict):
+            return bool(wanted.get("min", low) <= high and wanted.get("max", high) >= low)
+        return any(self.holds(value) for value in (wanted if isinstance(wanted, list | tuple) else [wanted]))
+
+
+def _meets(value: Value, wanted: Value) -> bool:
+    if isinstance(wanted, dict):
+        return bool(wanted.get("min", value) <= value <= wanted.get("max", value))
+    return value in wanted if isinstance(wanted, list | tuple) else bool(value == wanted)
+
+
+def _numbers(values: Iterable[Value]) -> bool:
+    return all(isinstance(value, int | float) for value in values)
+
 
 Ask = Callable[[str, Domain], Value]
 
@@ -134,13 +160,25 @@ class Space:
                 raise UserError(f"space.{name}: no key of a run's config{nearest(name, words)}")
             if name.partition(".")[0] in SHARED:
                 raise UserError(f"space.{name}: is the same for all trials: set it in the base")
-            for key in domain.when:
+            if needed := misfit(name, domain.choice or domain.ends):
+                raise UserError(f"space.{name}: {needed} are needed")
+            for key, wanted in domain.when.items():
                 patch = f"{ARCHITECTURE}.patch"
                 if key == "resolution" and patch in self.parameters and patch not in seen:
                     raise UserError(f"space.{name}.when: resolution depends on {patch}: put that above it")
                 if key not in seen and (key in self.parameters or not (key == "resolution" or self._known(key))):
                     raise UserError(f"space.{name}.when: '{key}' is neither a parameter above it nor a config key")
+                self._check_condition(f"space.{name}.when", key, wanted)
             seen.add(name)
+
+    def _check_condition(self, told: str, key: str, wanted: Value) -> None:
+        """Raise ``UserError`` if a condition on ``key`` compares what are no numbers, or can never hold."""
+        domain = self.parameters.get(key)
+        values = [get(self._values, key)] if domain is None else domain.finite or domain.ends
+        if isinstance(wanted, dict) and key != "resolution" and not _numbers(values):
+            raise UserError(f"{told}: min and max are for numbers, '{key}' has {', '.join(map(repr, values))}")
+        if domain is not None and not domain.meets(wanted):
+            raise UserError(f"{told}: '{key}' is never {wanted!r}: mend the condition or leave the parameter out")
 
     def _known(self, path: str) -> bool:
         parent, _, key = path.rpartition(".")
@@ -161,9 +199,7 @@ class Space:
             value: Any = resolution(self._values, assignment)
         else:
             value = assignment[key] if key in assignment else get(self._values, key)
-        if isinstance(wanted, dict):
-            return bool(wanted.get("min", value) <= value <= wanted.get("max", value))
-        return value in wanted if isinstance(wanted, list | tuple) else bool(value == wanted)
+        return _meets(value, wanted)
 
     def assign(self, ask: Ask) -> Assignment:
         """A value for every active parameter, in order, from ``ask(name, domain)``."""

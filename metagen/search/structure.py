@@ -5,7 +5,7 @@ A list of widths whose length is itself searched cannot be given key by key. The
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from metagen.values import get
@@ -14,6 +14,25 @@ STRUCTURE = ("levels", "width", "growth", "attention_resolution")
 """``levels``: resolutions of the network. ``width``: channels of the finest. ``growth``: times as many a level on.
 ``attention_resolution``: levels that work at so many pixels or fewer attend to themselves; 0 for none."""
 ARCHITECTURE = "generator.architecture"
+NUMBERS = {
+    "levels": "whole numbers from 1",
+    "width": "numbers above 0",
+    "growth": "numbers above 0",
+    "attention_resolution": "numbers from 0",
+    f"{ARCHITECTURE}.patch": "whole numbers from 1",
+}
+"""What is computed with before a config is made of it, and so has to be numbers of this kind."""
+
+
+def misfit(name: str, values: Iterable[Any]) -> str | None:
+    """What a parameter needs in place of ``values``; None if they are fit to compute with."""
+    needed = NUMBERS.get(name)
+    if needed is None:
+        return None
+    kind = int if needed.startswith("whole") else int | float
+    numbers = all(isinstance(value, kind) and not isinstance(value, bool) for value in values)
+    fit = numbers and all(value >= 0 if needed.endswith("from 0") else value > 0 for value in values)
+    return None if fit else needed
 
 
 def resolution(base: Any, assignment: Mapping[str, Any]) -> float:

@@ -66,7 +66,7 @@ def test_every_scheduler_of_the_config_is_there_and_refuses_a_wrong_option(tiny_
     assert set(names) == set(SCHEDULERS)
     for name in set(SCHEDULERS) - {"none"}:
         sweep = tiny_sweep(schedule={"name": name, "options": {"graces": 1}}, space=OUTER)
-        with pytest.raises(UserError, match="schedule options: graces: unknown key"):
+        with pytest.raises(UserError, match=f"schedule {name} options: graces: unknown key"):
             scheduler_of(sweep, sweep.make_space(), Progress())
 
 

@@ -101,6 +101,13 @@ def test_a_dry_run_says_what_would_be_tried_and_writes_nothing(
         (["SWEEP", "--set", "base.seeed=1"], "did you mean 'seed'"),
         (["SWEEP", "--set", "limits.parameters=10", "--dry-run"], "all of 40 proposals were refused"),
         (["SWEEP", "--set", "judge.shots=500", "--dry-run"], "no class in split 'valid'"),
+        (["SWEEP", "--set", "search.options={seed: 1}", "--dry-run"], "search random takes no options, got seed"),
+        (["SWEEP", "--set", "search.options={seed: 1}", "--out", "NEW"], "search random takes no options, got seed"),
+        (["SWEEP", "--set", "search.name=grid", "--out", "NEW"], "a grid needs choice or range"),
+        (
+            ["SWEEP", "--set", "schedule={name: asha, options: {factor: 1}}", "--out", "NEW"],
+            "schedule asha options: factor: a number above 1 is needed (got 1)",
+        ),
         (["status", "EMPTY"], "not a sweep's folder"),
         (["resume", "EMPTY"], "not a sweep's folder"),
         (["report", "EMPTY"], "not a sweep's folder"),
@@ -111,7 +118,7 @@ def test_a_dry_run_says_what_would_be_tried_and_writes_nothing(
 def test_bad_input_is_one_line(
     metagen: Any, sweep_yaml: Path, swept: Path, tmp_path: Path, arguments: list[str], message: str
 ) -> None:
-    words = {"SWEEP": sweep_yaml, "EMPTY": tmp_path, "SWEPT": swept}
+    words = {"SWEEP": sweep_yaml, "EMPTY": tmp_path, "SWEPT": swept, "NEW": tmp_path / "new"}
     done = metagen("sweep", *[words.get(word, word) for word in arguments])
     assert done.code == 2
     assert len(done.errors) == 1, done.err

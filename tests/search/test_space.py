@@ -114,6 +114,9 @@ def test_a_grid_is_every_assignment_once(tiny_sweep: Any) -> None:
     assert drawn == set(texts)
 
 
+LEVELS = {"levels": {"range": [1, 3]}}
+
+
 @pytest.mark.parametrize(
     ("space", "message"),
     [
@@ -132,6 +135,19 @@ def test_a_grid_is_every_assignment_once(tiny_sweep: Any) -> None:
             "put that above",
         ),
         ({}, "at least one parameter"),
+        ({"levels": {"range": [2, 2]}}, r"2 is not below 2: for a single value give choice: \[2\]"),
+        ({"ema": {"uniform": [0, float("inf")]}}, "finite"),
+        ({"ema": {"uniform": [0, 0.5], "step": 2}}, "step: goes with range, not with uniform"),
+        ({"levels": {"choice": ["two"]}}, "space.levels: whole numbers from 1 are needed"),
+        ({"levels": {"uniform": [1, 3]}}, "space.levels: whole numbers from 1 are needed"),
+        ({"growth": {"choice": [0, 2]}}, "space.growth: numbers above 0 are needed"),
+        ({"attention_resolution": {"choice": ["all"]}}, "space.attention_resolution: numbers from 0 are needed"),
+        ({"generator.architecture.patch": {"choice": [0, 1]}}, "patch: whole numbers from 1 are needed"),
+        (LEVELS | {"ema": {"choice": [0], "when": {"levels": {"most": 2}}}}, "ema: when: of 'levels': give a value"),
+        (LEVELS | {"ema": {"choice": [0], "when": {"levels": {"max": "a"}}}}, "ema: when: of 'levels': give a value"),
+        (LEVELS | {"ema": {"choice": [0], "when": {"levels": [7, 8]}}}, r"ema.when: 'levels' is never \[7, 8\]"),
+        (LEVELS | {"ema": {"choice": [0], "when": {"levels": {"min": 7}}}}, "ema.when: 'levels' is never"),
+        ({"ema": {"choice": [0], "when": {"budget": {"min": 7}}}}, "min and max are for numbers, 'budget' has None"),
     ],
 )
 def test_a_space_that_makes_no_sense_is_one_line(tiny_sweep: Any, space: dict[str, Any], message: str) -> None:
@@ -179,6 +195,7 @@ def test_a_space_that_makes_no_sense_is_one_line(tiny_sweep: Any, space: dict[st
             "a grid tries all",
         ),
         ({"base": {"seeed": 1}}, "did you mean 'seed'"),
+        ({"judge": {"step": 2}}, "judge.step: unknown key; did you mean 'steps'"),
     ],
 )
 def test_what_does_not_go_together_is_one_line(tiny_sweep: Any, changes: dict[str, Any], message: str) -> None:
