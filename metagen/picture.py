@@ -12,6 +12,8 @@ from torch import Tensor
 
 from metagen.tasks.episodes import to_uint8
 
+LONGEST = 48
+"""Characters of a class's name beside its row: a longer one would push the images off the screen."""
 GAP, MARGIN, PAPER, TEXT = 2, 10, (255, 255, 255), (40, 40, 40)
 ACCENT = (214, 232, 250)
 SPELT = {"ß": "ss", "æ": "ae", "Æ": "AE", "œ": "oe", "Œ": "OE", "ø": "o", "Ø": "O", "ł": "l", "Ł": "L"}
@@ -31,7 +33,7 @@ def grid(
     scale = scale or max(1, 64 // size)
     cell = size * scale + GAP
     font = ImageFont.load_default(13)
-    rows = [(legible(name), support, generated) for name, support, generated in rows]
+    rows = [(_short(legible(name)), support, generated) for name, support, generated in rows]
     label = max(int(font.getlength(name)) for name, _, _ in rows) + MARGIN if any(r[0] for r in rows) else 0
     shown, made = max(len(r[1]) for r in rows), max(len(r[2]) for r in rows)
     left = MARGIN + label
@@ -64,6 +66,12 @@ def legible(text: str) -> str:
     Letters lose their marks, and what has no letter of ASCII is spelt by its number: ``Käse 日`` as ``Kase \\u65e5``.
     """
     return "".join(_plain(character) for character in unicodedata.normalize("NFC", text))
+
+
+def _short(name: str) -> str:
+    """Both ends of a name that is too long: what tells classes apart may be in either."""
+    half = (LONGEST - 3) // 2
+    return name if len(name) <= LONGEST else f"{name[:half]}...{name[-half:]}"
 
 
 def _plain(character: str) -> str:

@@ -43,6 +43,13 @@ def test_rows_may_be_without_names_or_images() -> None:
     assert named.width > picture.width
 
 
+def test_a_very_long_name_does_not_push_the_images_off_the_screen() -> None:
+    rows = [(f"{'a' * 200}/{i}", _images(2), _images(3)) for i in range(2)]
+    picture = grid(rows)
+    assert picture.width < 1000
+    assert picture.tobytes() != grid([(rows[0][0], *rows[0][1:]), (rows[0][0], *rows[1][1:])]).tobytes()  # told apart
+
+
 def test_images_are_enlarged_to_about_64_pixels() -> None:
     widths = [grid([("", _images(1, size=size), _images(1, size=size))]).width for size in (8, 16, 28, 32, 64)]
     assert max(widths) - min(widths) <= 2 * 8

@@ -45,8 +45,8 @@ def _tuning_bench(images: ImageSet, shots: int, seed: int) -> Bench:
     if not len(images.members("valid", shots + MIN_QUERIES)):
         raise UserError(
             f"{images.name}: no validation class with {shots + MIN_QUERIES} images ({shots} shots and {MIN_QUERIES} to "
-            "test on) to tune the baseline's step size on: put some classes into the split valid, or give their "
-            "classes more images"
+            "test on) to tune the baseline's step size on: put some classes into the split valid, give their "
+            "classes more images, or take fewer --shots"
         )
     return Bench(images, choose_classes(images, "valid", shots, TUNING_CLASSES, seed)[0], shots, seed)
 

@@ -20,12 +20,14 @@ from metagen.picture import MARGIN, PAPER, TEXT, thumbnail
 from metagen.seeding import numpy_generator
 from metagen.tasks.categories import Sorter, find_categories
 from metagen.tasks.episodes import to_float
-from metagen.tasks.imageset import SPLITS, ImageSet, Indices
+from metagen.tasks.imageset import SPLITS, Images, ImageSet, Indices
+from metagen.tasks.pixels import MIDDLE, border_level
 from metagen.wording import counted
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#9a8c00")
 """One a category; told apart by colour-blind people too (Okabe & Ito 2008, with two greys in place of yellow)."""
 WIDTH, HEIGHT, EDGE = 1200, 900, 36
+FONT = ImageFont.load_default(15)
 SHOWN = 3
 """Classes named for each category, the nearest to its centroid."""
 
@@ -65,11 +67,17 @@ def _table(images: ImageSet, members: Indices, categories: Indices, distances: N
         if not len(mine):  # it was found in support sets, which are fewer images than a class's
             table.add_row(str(category), *counts, "-", "no class as a whole, some support sets")
             continue
-        ink = np.mean([images.class_images(int(i)).mean() / 255 for i in members[mine]])
+        ink = np.mean([_ink(images.class_images(int(i))) for i in members[mine]])
         nearest = mine[np.argsort(distances[mine, category])[:SHOWN]]
         names = ", ".join(images.classes[i] for i in members[nearest])
         table.add_row(str(category), *counts, f"{ink:.0%}", names)
     return table
+
+
+def _ink(images: Images) -> float:
+    """The share of ink in the images of a class: of bright on a dark ground, or of dark on a bright one."""
+    level = float(images.mean()) / 255
+    return 1 - level if border_level(images) > MIDDLE else level
 
 
 def _map(
@@ -81,12 +89,13 @@ def _map(
 
     flat = PCA(2, svd_solver="full").fit(points)
     low, high = np.percentile(flat.transform(points), (0.5, 99.5), axis=0)  # a stray class is not to squeeze the rest
-    top = MARGIN + 24
+    legend = _legend(np.bincount(categories, minlength=sorter.count))
+    top = legend[-1][1] + 24
     room = np.array([WIDTH - EDGE - 2 * MARGIN, HEIGHT - EDGE - top - MARGIN])
     share = ((flat.transform(points) - low) / np.maximum(high - low, 1e-6)).clip(0, 1)
     corners = np.array([MARGIN, top]) + (share * room).round()
     canvas = Image.new("RGB", (WIDTH, HEIGHT), PAPER)
-    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(15)
+    draw = ImageDraw.Draw(canvas)
     for (x, y), category in zip(corners + EDGE / 2, categories, strict=True):
         draw.ellipse((x - 3, y - 3, x + 3, y + 3), fill=COLOURS[category])
     placed: list[NDArray[np.float64]] = []
@@ -97,10 +106,21 @@ def _map(
         x, y = map(int, corners[i])
         draw.rectangle((x, y, x + EDGE - 2, y + EDGE - 2), fill=COLOURS[categories[i]])
         canvas.paste(thumbnail(images.class_images(int(members[i]))[0], EDGE - 5), (x + 2, y + 2))
-    x = MARGIN
-    for category, count in enumerate(np.bincount(categories, minlength=sorter.count)):
-        text = f"category {category} ({counted(int(count), 'class', 'classes')})"
-        draw.rectangle((x, MARGIN, x + 14, MARGIN + 14), fill=COLOURS[category])
-        draw.text((x + 20, MARGIN - 2), text, fill=TEXT, font=font)
-        x += 44 + int(font.getlength(text))
+    for category, (x, y, text) in enumerate(legend):
+        draw.rectangle((x, y, x + 14, y + 14), fill=COLOURS[category])
+        draw.text((x + 20, y - 2), text, fill=TEXT, font=FONT)
     return canvas
+
+
+def _legend(counts: Indices) -> list[tuple[int, int, str]]:
+    """Where each category's entry stands, and what it says: in as many lines as they need."""
+    entries: list[tuple[int, int, str]] = []
+    x, y = MARGIN, MARGIN
+    for category, count in enumerate(counts):
+        text = f"category {category} ({counted(int(count), 'class', 'classes')})"
+        wide = 20 + int(FONT.getlength(text))
+        if x + wide > WIDTH - MARGIN:
+            x, y = MARGIN, y + 24
+        entries.append((x, y, text))
+        x += wide + 24
+    return entries

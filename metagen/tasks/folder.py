@@ -52,7 +52,7 @@ def folder(config: DataConfig) -> ImageSet:
     names = [kind.name for kind, _ in kept]
     check_names(names, f"{_shown(root)}: ")
     given = [kind.split for kind, _ in kept if kind.split is not None]
-    notes = _notes(root, ignored, skipped)
+    notes = _notes(root, ignored, skipped, [file for file in files if file not in lost], images)
     if empty:
         notes.append(f"class folders without a readable image, left out ({len(empty)}): {some(sorted(empty))}")
     return ImageSet(
@@ -100,6 +100,8 @@ def load_class_folder(path: str | Path, config: DataConfig) -> ImageSet:
     images, skipped = _read(files, config.image_size, config.channels, config.on_corrupt)
     if not len(images):
         raise UserError(f"{root}: all {len(files)} images are corrupt, such as {_relative(root, skipped)}")
+    lost = set(skipped)
+    notes = _notes(root, ignored, skipped, [file for file in files if file not in lost], images)
     images, turned = with_polarity(images, config.polarity)
     return ImageSet(
         name=root.name,
@@ -109,7 +111,7 @@ def load_class_folder(path: str | Path, config: DataConfig) -> ImageSet:
         domains=("",),
         split=np.array([SPLITS["test"]], dtype=np.uint8),
         split_origin="one class, given to adapt to",
-        notes=(*_notes(root, ignored, skipped), *turned),
+        notes=(*notes, *turned),
     )
 
 
@@ -194,10 +196,18 @@ def _read(files: Sequence[Path], size: int, channels: int, on_corrupt: OnCorrupt
     return images[: len(files) - len(skipped)], skipped
 
 
-def _notes(root: Path, ignored: Counter[str], skipped: Sequence[Path]) -> list[str]:
+def _notes(
+    root: Path, ignored: Counter[str], skipped: Sequence[Path], read: Sequence[Path], images: Images
+) -> list[str]:
+    """What the user is told: ``images`` are those of the files ``read``."""
     notes = [f"not read: {what} ({count})" for what, count in sorted(ignored.items()) if count]
     if skipped:
         notes.append(f"corrupt images, skipped ({len(skipped)}): {_relative(root, skipped)}")
+    if white := [file for file, image in zip(read, images, strict=True) if image.min() == 255]:
+        notes.append(
+            f"images that are white all over, as white ink on a transparent ground becomes ({len(white)}): "
+            f"{_relative(root, white)}"
+        )
     return notes
 
 

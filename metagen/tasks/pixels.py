@@ -129,8 +129,13 @@ def fit_all(pictures: Images, size: int, channels: int) -> Images:
 
 def border_level(images: Images) -> float:
     """The median of the outermost pixels of all of ``images [N, C, H, W]``: above ``MIDDLE`` the ground is bright."""
+    return float(np.median(_borders(images)))
+
+
+def _borders(images: Images) -> Images:
+    """The outermost pixels of each image, uint8 [N, C, 2 H + 2 W]."""
     edges = [images[:, :, 0], images[:, :, -1], images[:, :, :, 0], images[:, :, :, -1]]
-    return float(np.median(np.concatenate(edges, axis=-1)))
+    return np.concatenate(edges, axis=-1)
 
 
 def with_polarity(images: Images, polarity: Polarity) -> tuple[Images, tuple[str, ...]]:
@@ -139,7 +144,12 @@ def with_polarity(images: Images, polarity: Polarity) -> tuple[Images, tuple[str
         return images, ()
     if polarity == "invert":
         return np.invert(images), ("polarity invert: images were inverted",)
-    median = border_level(images)
-    if median > MIDDLE:
-        return np.invert(images), (f"polarity auto: images were inverted (the median of the border is {median:g})",)
-    return images, (f"polarity auto: images were kept (the median of the border is {median:g})",)
+    borders = _borders(images)
+    median = float(np.median(borders))
+    bright = int((np.median(borders, axis=(1, 2)) > MIDDLE).sum())
+    turn = median > MIDDLE
+    others, ground = (len(images) - bright, "dark") if turn else (bright, "bright")
+    also = f", also {others} of {len(images)} on a {ground} ground" if others else ""
+    done = "inverted" if turn else "kept"
+    note = f"polarity auto: images were {done} (the median of the border is {median:g}){also}"
+    return np.invert(images) if turn else images, (note,)

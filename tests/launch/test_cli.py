@@ -24,6 +24,7 @@ from launch.cli import COMMANDS
 from launch.generators.generation import default_out
 from launch.generators.tables import digits_of
 from launch.preset import presets
+from launch.tasks.categories import FONT, WIDTH, _ink, _legend
 from metagen.checkpoint import load_checkpoint
 from metagen.config import RunConfig
 from metagen.evaluate import STEP_SIZES
@@ -530,6 +531,20 @@ def test_tasks_are_sorted_into_categories_with_a_table_and_a_map(tiny_npz: Path,
     with Image.open(out) as picture:
         assert picture.size == (1200, 900)
     assert len(np.unique(np.asarray(Image.open(out)).reshape(-1, 3), axis=0)) > 100
+
+
+def test_dark_ink_on_paper_counts_as_ink_and_the_paper_does_not() -> None:
+    images = np.zeros((2, 3, 8, 8), np.uint8)
+    images[..., 2:6, 2:6] = 255
+    assert _ink(images) == pytest.approx(0.25)
+    assert _ink(255 - images) == pytest.approx(0.25)
+
+
+def test_the_legend_of_categories_stays_inside_the_picture() -> None:
+    entries = _legend(np.full(8, 5000))
+    assert len(entries) == 8
+    assert all(x + 20 + FONT.getlength(text) <= WIDTH for x, _, text in entries)
+    assert len({y for _, y, _ in entries}) == 2
 
 
 def test_a_run_with_categories_is_evaluated_by_them(tiny_yaml: Path, tmp_path: Path, metagen: Any) -> None:

@@ -150,6 +150,9 @@ def test_too_little_to_sort_is_one_line(tiny_set: Any, planted: ImageSet) -> Non
         find_categories(same, 2, 4, 0)
     with pytest.raises(UserError, match="no training class has 99 images"):
         find_categories(planted, 99, 4, 0)
+    unsplit = tiny_set(counts=(3, 3), split=(1, 2))
+    with pytest.raises(UserError, match=r"no class is in split 'train' \(.*\): add classes"):
+        find_categories(unsplit, 2, 4, 0)
 
 
 @pytest.mark.parametrize(

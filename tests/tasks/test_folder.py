@@ -165,6 +165,16 @@ def test_images_load_in_the_order_given(class_folders: Any) -> None:
         load_images([], 12, 1)
 
 
+def test_white_ink_on_a_transparent_ground_is_not_lost_without_a_word(class_folders: Any) -> None:
+    root = class_folders({"cat": 2})
+    icon = Image.new("RGBA", (12, 12), (0, 0, 0, 0))
+    icon.paste((255, 255, 255, 255), (3, 3, 9, 9))
+    icon.save(root / "cat" / "invert.png")
+    told = "images that are white all over, as white ink on a transparent ground becomes (1): "
+    assert _load(root).notes == (f"{told}'cat/invert.png'",)
+    assert load_class_folder(root / "cat", DataConfig(image_size=12)).notes == (f"{told}'invert.png'",)
+
+
 def test_one_class_is_loaded_from_a_flat_folder(class_folders: Any) -> None:
     root = class_folders({"mine": 3})
     Image.new("L", (12, 12), 3).save(root / "mine" / "3.webp", lossless=True)

@@ -13,6 +13,7 @@ from PIL import Image
 
 from metagen.errors import UserError
 from metagen.tasks import REGISTRY, DataConfig, load
+from metagen.tasks.pixels import with_polarity
 
 OWN = """
 import numpy as np
@@ -137,6 +138,17 @@ def test_auto_polarity_makes_the_ground_dark_and_says_so(tmp_path: Path, ground:
     assert np.array_equal(chosen, turned if inverted else kept)
     assert ("inverted" in note) == inverted
     assert f"the border is {ground}" in note
+
+
+@pytest.mark.parametrize(("bright", "said"), [(3, "inverted"), (1, "kept")])
+def test_auto_polarity_says_how_many_images_are_the_other_way_round(bright: int, said: str) -> None:
+    images = np.zeros((4, 1, 8, 8), np.uint8)
+    images[:bright] = 255
+    turned, (note,) = with_polarity(images, "auto")
+    assert np.array_equal(turned, 255 - images if said == "inverted" else images)
+    ground = "dark" if said == "inverted" else "bright"
+    assert f"images were {said} " in note
+    assert note.endswith(f", also 1 of 4 on a {ground} ground")
 
 
 def test_importing_the_package_imports_neither_torch_nor_ray_nor_click() -> None:
