@@ -234,15 +234,14 @@ def _log_in(address: str) -> str:
     where = address if ":" in address else str(canonicalize_bootstrap_address(address))
     said = os.environ.get(AUTH_MODE_ENV_VAR)
     with _quiet():
-        if said is None or said.lower() == "token":
-            asks = _asks_for_token(where)
-            if said is not None and not asks:
-                raise UserError(
-                    f"the Ray cluster at {address} was started without a token, and with {AUTH_MODE_ENV_VAR}={said} "
-                    "its calls to this process would be refused: unset it here, or start the cluster with a token"
-                )
-            if asks:
-                maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+        if (said is None or said.lower() == "token") and not _asks_for_token(where):
+            if said is None:
+                return where
+            raise UserError(
+                f"the Ray cluster at {address} was started without a token, and with {AUTH_MODE_ENV_VAR}={said} its "
+                "calls to this process would be refused: unset it here, or start the cluster with a token"
+            )
+        maybe_enable_token_auth_if_token_available(warn_if_disabled=False)  # where the environment says nothing
         _check_alive(where)
     return where
 

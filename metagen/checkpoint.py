@@ -147,6 +147,11 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise UserError(f"{folder}: truncated or damaged checkpoint ({error}): use another") from None
 
 
+def step_name(step: int) -> str:
+    """What the checkpoint after ``step`` outer steps is called, but for the final one."""
+    return f"step-{step:06d}"
+
+
 def checkpoints(run: Path) -> list[Path]:
     """The checkpoint folders of a run, oldest first; ``final`` is the last if it is there."""
     folder = run / "checkpoints"

@@ -43,7 +43,6 @@ def adapt_to_folder(checkpoint: Path, images_dir: Path, steps: int, samples: int
     shown = tasks.load_class_folder(images_dir, config)
     for note in shown.notes:
         print(f"note: {note}", file=sys.stderr)
-    inverted = any(note.startswith("polarity") and "inverted" in note for note in shown.notes)
     support = to_float(shown.images[:MOST_SHOWN])
     if len(shown.images) > MOST_SHOWN:
         print(f"note: the first {MOST_SHOWN} of {len(shown.images)} images are used", file=sys.stderr)
@@ -56,7 +55,7 @@ def adapt_to_folder(checkpoint: Path, images_dir: Path, steps: int, samples: int
         raise UserError(
             f"{checkpoint}: after {counted(steps, 'inner step')} its images are no numbers: try fewer --steps"
         )
-    if inverted:  # give the images back in the user's own polarity
+    if shown.inverted:  # give the images back in the user's own polarity
         support, made = -support, -made
     with publishing(out) as folder:
         for i, image in enumerate(made):

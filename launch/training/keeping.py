@@ -32,7 +32,7 @@ class Keeper:
 
     def save(self, state: MetaState, name: str | None = None) -> str:
         """Write a checkpoint into the folder; gives its name, by default that of its step."""
-        name = name or f"step-{state.step:06d}"
+        name = name or checkpoint.step_name(state.step)
         with unbroken():
             checkpoint.save_checkpoint(self.folder / "checkpoints" / name, self.config, self.layout, state)
         self.saved = state.step

@@ -58,7 +58,7 @@ def start(config: RunConfig, folder: Path, workers: Workers, profiled: bool = Fa
             print(f"note: {fits} (budget)", file=sys.stderr)
         parts = replace(parts, config=config)
         learner = Learner.of(parts, state)
-        first = folder / "checkpoints" / "step-000000"
+        first = folder / "checkpoints" / checkpoint.step_name(0)
         if state is not None:  # before there is a run to resume: from here on it does not need the other's checkpoint
             checkpoint.save_checkpoint(first, config, learner.layout, state)
         if store:  # before there is a run here: a store that refuses may be misspelt
@@ -207,11 +207,7 @@ def _enough(config: RunConfig, images: ImageSet) -> None:
             f"note: training classes with fewer than {need} images are not used ({len(few)}): {some(few)}",
             file=sys.stderr,
         )
-    if not len(images.members("train", 0)):
-        raise UserError(
-            f"{images.name}: no class is in split 'train' ({images.split_origin}): add classes, or give the split by "
-            "folders train/, valid/, test/"
-        )
+    images.check_any("train")
     if not len(images.members("train", need)):
         raise UserError(
             f"{images.name}: no training class has {need} images (episode.shots + episode.queries): "

@@ -14,25 +14,25 @@ STRUCTURE = ("levels", "width", "growth", "attention_resolution")
 """``levels``: resolutions of the network. ``width``: channels of the finest. ``growth``: times as many a level on.
 ``attention_resolution``: levels that work at so many pixels or fewer attend to themselves; 0 for none."""
 ARCHITECTURE = "generator.architecture"
-NUMBERS = {
-    "levels": "whole numbers from 1",
-    "width": "numbers above 0",
-    "growth": "numbers above 0",
-    "attention_resolution": "numbers from 0",
-    f"{ARCHITECTURE}.patch": "whole numbers from 1",
+_COUNT, _SIZE = (int, False, "whole numbers from 1"), (int | float, False, "numbers above 0")
+NUMBERS: dict[str, tuple[Any, bool, str]] = {
+    "levels": _COUNT,
+    "width": _SIZE,
+    "growth": _SIZE,
+    "attention_resolution": (int | float, True, "numbers from 0"),
+    f"{ARCHITECTURE}.patch": _COUNT,
 }
-"""What is computed with before a config is made of it, and so has to be numbers of this kind."""
+"""What is computed with before a config is made of it, and so has to be numbers: their type, whether 0 is one, and in
+words."""
 
 
 def misfit(name: str, values: Iterable[Any]) -> str | None:
     """What a parameter needs in place of ``values``; None if they are fit to compute with."""
-    needed = NUMBERS.get(name)
-    if needed is None:
+    if name not in NUMBERS:
         return None
-    kind = int if needed.startswith("whole") else int | float
+    kind, zero, words = NUMBERS[name]
     numbers = all(isinstance(value, kind) and not isinstance(value, bool) for value in values)
-    fit = numbers and all(value >= 0 if needed.endswith("from 0") else value > 0 for value in values)
-    return None if fit else needed
+    return None if numbers and all(value > 0 or (zero and value == 0) for value in values) else words
 
 
 def resolution(base: Any, assignment: Mapping[str, Any]) -> float:

@@ -97,7 +97,8 @@ def run_trial(
                 each = (time.perf_counter() - begun) / sweep.trial.warmup
                 check("seconds", each * config.steps, sweep.limits)
             if report.step in rungs:
-                path = folder / "checkpoints" / ("final" if report.step == config.steps else f"step-{report.step:06d}")
+                name = checkpoint.FINAL if report.step == config.steps else checkpoint.step_name(report.step)
+                path = folder / "checkpoints" / name
                 checkpoint.save_checkpoint(path, config, layout, to_save(learner, pool))
                 checkpoint.prune(folder, KEEP)
                 yield judged(path, train_loss=report.loss)

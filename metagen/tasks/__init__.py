@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 from metagen.errors import UserError
 from metagen.registry import find
@@ -14,7 +13,7 @@ from metagen.tasks.mixture import mixture
 from metagen.tasks.npz import npz
 from metagen.tasks.omniglot import omniglot
 from metagen.tasks.pictograms import pictograms
-from metagen.tasks.pixels import with_polarity
+from metagen.tasks.pixels import in_polarity
 
 __all__ = [
     "REGISTRY",
@@ -52,5 +51,4 @@ def load(config: DataConfig) -> ImageSet:
                 f"source {config.source!r} gave {images.channels} channels at {images.size} pixels, "
                 f"but the config asks for {config.channels} at {config.image_size}: change the one or the other"
             )
-    pixels, notes = with_polarity(images.images, config.polarity)
-    return replace(images, images=pixels, notes=(*images.notes, *notes))
+    return in_polarity(images, config.polarity)

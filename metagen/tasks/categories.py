@@ -139,15 +139,11 @@ def find_categories(images: ImageSet, shots: int, most: int, seed: int) -> Categ
 
 def _embedded(images: ImageSet, shots: int, seed: int) -> NDArray[np.float64]:
     """``[N, SIZE]``: some support sets of each training class."""
+    images.check_any("train")
     rows = []
     for index in images.members("train", shots):
         rng = torch_generator(seed, "categories", images.classes[int(index)])
         rows += [embed(sample_episode(images, int(index), shots, 0, rng).support).numpy() for _ in range(SETS)]
-    if not len(images.members("train", 0)):
-        raise UserError(
-            f"{images.name}: no class is in split 'train' ({images.split_origin}): add classes, or give the split by "
-            "folders train/, valid/, test/"
-        )
     if not rows:
         raise UserError(f"{images.name}: no training class has {shots} images (episode.shots): lower it or add images")
     return np.stack(rows).astype(np.float64)

@@ -18,7 +18,7 @@ from metagen.errors import UserError
 from metagen.tasks.config import DataConfig, OnCorrupt
 from metagen.tasks.imageset import SPLITS, Images, ImageSet, check_names, offsets_of, split_by_hash
 from metagen.tasks.npz import BY_HASH, seen_from
-from metagen.tasks.pixels import CorruptImage, blank, decode, fit, with_polarity
+from metagen.tasks.pixels import CorruptImage, blank, decode, fit, in_polarity
 from metagen.wording import some
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
@@ -42,17 +42,14 @@ def folder(config: DataConfig) -> ImageSet:
     if not found:
         raise UserError(f"{root}: no images (PNG, JPEG, WebP, BMP) in class folders; {LAYOUT}")
     files = [file for kind in found for file in kind.files]
-    images, skipped = _read(files, config.image_size, config.channels, config.on_corrupt)
-    if not len(images):
-        raise UserError(f"{root}: all {len(files)} images are corrupt, such as {_relative(root, skipped)}")
-    lost = set(skipped)
-    counts = [sum(file not in lost for file in kind.files) for kind in found]
+    images, read, notes = _told(root, files, config, ignored)
+    had = set(read)
+    counts = [sum(file in had for file in kind.files) for kind in found]
     empty += [kind.name for kind, count in zip(found, counts, strict=True) if not count]
     kept = [(kind, count) for kind, count in zip(found, counts, strict=True) if count]
     names = [kind.name for kind, _ in kept]
     check_names(names, f"{_shown(root)}: ")
     given = [kind.split for kind, _ in kept if kind.split is not None]
-    notes = _notes(root, ignored, skipped, [file for file in files if file not in lost], images)
     if empty:
         notes.append(f"class folders without a readable image, left out ({len(empty)}): {some(sorted(empty))}")
     return ImageSet(
@@ -97,13 +94,8 @@ def load_class_folder(path: str | Path, config: DataConfig) -> ImageSet:
         inside = f"; its folders are {some([item.name for item in folders])}: name one of them" if folders else ""
         raise UserError(f"{root}: no images (PNG, JPEG, WebP, BMP) in this folder{inside}")
     ignored["folders inside the class folder"] += len(folders)
-    images, skipped = _read(files, config.image_size, config.channels, config.on_corrupt)
-    if not len(images):
-        raise UserError(f"{root}: all {len(files)} images are corrupt, such as {_relative(root, skipped)}")
-    lost = set(skipped)
-    notes = _notes(root, ignored, skipped, [file for file in files if file not in lost], images)
-    images, turned = with_polarity(images, config.polarity)
-    return ImageSet(
+    images, _, notes = _told(root, files, config, ignored)
+    shown = ImageSet(
         name=root.name,
         images=images,
         offsets=offsets_of([len(images)]),
@@ -111,8 +103,9 @@ def load_class_folder(path: str | Path, config: DataConfig) -> ImageSet:
         domains=("",),
         split=np.array([SPLITS["test"]], dtype=np.uint8),
         split_origin="one class, given to adapt to",
-        notes=(*notes, *turned),
+        notes=tuple(notes),
     )
+    return in_polarity(shown, config.polarity)
 
 
 def _root(path: str | Path, layout: str) -> Path:
@@ -196,19 +189,27 @@ def _read(files: Sequence[Path], size: int, channels: int, on_corrupt: OnCorrupt
     return images[: len(files) - len(skipped)], skipped
 
 
-def _notes(
-    root: Path, ignored: Counter[str], skipped: Sequence[Path], read: Sequence[Path], images: Images
-) -> list[str]:
-    """What the user is told: ``images`` are those of the files ``read``."""
+def _told(
+    root: Path, files: Sequence[Path], config: DataConfig, ignored: Counter[str]
+) -> tuple[Images, list[Path], list[str]]:
+    """Images as ``_read`` gives them, the files that they are of, and what the user is told.
+
+    Raises ``UserError`` if none is left.
+    """
+    images, skipped = _read(files, config.image_size, config.channels, config.on_corrupt)
+    if not len(images):
+        raise UserError(f"{root}: all {len(files)} images are corrupt, such as {_relative(root, skipped)}")
+    lost = set(skipped)
+    read = [file for file in files if file not in lost]
     notes = [f"not read: {what} ({count})" for what, count in sorted(ignored.items()) if count]
     if skipped:
         notes.append(f"corrupt images, skipped ({len(skipped)}): {_relative(root, skipped)}")
-    if white := [file for file, image in zip(read, images, strict=True) if image.min() == 255]:
+    if white := [read[i] for i in np.flatnonzero(images.min(axis=(1, 2, 3)) == 255)]:
         notes.append(
             f"images that are white all over, as white ink on a transparent ground becomes ({len(white)}): "
             f"{_relative(root, white)}"
         )
-    return notes
+    return images, read, notes
 
 
 def _relative(root: Path, files: Iterable[Path]) -> str:

@@ -42,6 +42,8 @@ class ImageSet:
     """A sentence that says where the split comes from."""
     notes: tuple[str, ...] = ()
     """Lines that report what was left out or changed."""
+    inverted: bool = False
+    """Whether all images were inverted as they were loaded."""
     weights: NDArray[np.float64] | None = None
     """float64 [classes]: how often each is drawn for training, beside the others; None for all alike."""
 
@@ -92,6 +94,14 @@ class ImageSet:
     def too_few(self, split: str, at_least: int) -> list[str]:
         """Names of the classes that ``members`` leaves out because they have fewer than ``at_least`` images."""
         return [self.classes[index] for index in np.flatnonzero(self._belongs(split) & (self.counts < at_least))]
+
+    def check_any(self, split: str) -> None:
+        """Raise ``UserError`` if no class is in ``split``."""
+        if not len(self.members(split, 0)):
+            raise UserError(
+                f"{self.name}: no class is in split '{split}' ({self.split_origin}): add classes, or give the split by "
+                "folders train/, valid/, test/"
+            )
 
     def class_images(self, index: int) -> Images:
         """The images of one class: a read-only view, uint8 [n, C, H, W]. Raises ``IndexError``."""

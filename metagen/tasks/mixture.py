@@ -47,6 +47,7 @@ def mixture(config: DataConfig) -> ImageSet:
         domains=tuple(f"{part.name} {domain}".strip() for part in sets for domain in part.domains),
         split=np.concatenate([part.split for part in sets]),
         split_origin="; ".join(f"{part.name}: {part.split_origin}" for part in sets),
+        inverted=all(part.inverted for part in sets),
         notes=(*(f"{part.name}: {note}" for part in sets for note in part.notes), *notes),
         weights=np.concatenate(weights),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -11,7 +12,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from metagen.errors import UserError
 from metagen.tasks.config import Polarity
-from metagen.tasks.imageset import Images
+from metagen.tasks.imageset import Images, ImageSet
 
 MOST_PIXELS = 64_000_000
 MIDDLE = 127
@@ -153,3 +154,9 @@ def with_polarity(images: Images, polarity: Polarity) -> tuple[Images, tuple[str
     done = "inverted" if turn else "kept"
     note = f"polarity auto: images were {done} (the median of the border is {median:g}){also}"
     return np.invert(images) if turn else images, (note,)
+
+
+def in_polarity(images: ImageSet, polarity: Polarity) -> ImageSet:
+    """``images`` as ``polarity`` asks, with a note that says what was done."""
+    pixels, notes = with_polarity(images.images, polarity)
+    return replace(images, images=pixels, notes=(*images.notes, *notes), inverted=pixels is not images.images)
