@@ -150,8 +150,10 @@ class Dashboard:
     def _client(self) -> Any:
         from ray.job_submission import JobSubmissionClient
 
-        for name in ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk", "_private.runtime_env.packaging"):
+        for name in ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk"):
             logging.getLogger(f"ray.{name}").setLevel(logging.WARNING)  # uploads and closed sockets are no news
+        # Nor is it that what was asked to be sent along is large.
+        logging.getLogger("ray._private.runtime_env.packaging").setLevel(logging.ERROR)
         return JobSubmissionClient(self.url, headers=self.headers)
 
 
@@ -210,6 +212,7 @@ def interruptible() -> Iterator[None]:
         signal.signal(signal.SIGINT, previous)
 
 
+TOO_LARGE = "status code 413: "
 REFUSED = "the cluster refuses the token: use the machine that started it, or copy its token file here"
 
 
@@ -226,7 +229,13 @@ def _client_errors() -> Iterator[None]:
     except RequestException as error:
         raise ConnectionError(" ".join(str(error).split())) from None
     except RuntimeError as error:
-        raise UserError(f"the cluster refuses the job: {str(error).strip().splitlines()[0]}") from None
+        said = str(error).strip().splitlines()[0].rstrip(".")
+        if TOO_LARGE in said:
+            raise UserError(
+                f"what is sent along is more than the cluster takes ({said.partition(TOO_LARGE)[2]}): put it where the "
+                "head can read it, and give that path"
+            ) from None
+        raise UserError(f"the cluster refuses the job: {said}") from None
 
 
 def _job(values: Mapping[str, Any]) -> Job:

@@ -27,12 +27,16 @@ class Unreachable(UserError):
 
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 RAY = (sys.executable, "-m", "ray.scripts.scripts")
+STATES = "ray/cluster-*.state"
+"""What Ray remembers of one's own machines. Where it was ended while it wrote, it is empty, and Ray trips over it."""
 KEPT = "ray-config-*"
 """Where ``ray up`` keeps a file with all that it added: the network, the key. It has made these when it writes it."""
 CLOUD_ERRORS = re.compile(r"An error occurred \(.*|Unable to locate credentials.*|(?i:\S*(quota|credential)\S* .*)")
 """How clouds say that they refuse."""
 RAYS = re.compile(r"\d{4}-\d\d-\d\d ")
 """How lines of the launcher's own begin."""
+ENDED_BY = "Error message: "
+"""What the launcher says of a setup that failed, more than in its last line."""
 COMPLAINT = re.compile(r"[Ee]rror|ERROR|[Ff]ail|denied|refused|wanted|not found")
 LOGIN = {
     "aws": "run 'aws configure', or set AWS_PROFILE",
@@ -55,8 +59,21 @@ def complaint(config: Mapping[str, Any]) -> str | None:
         where = ".".join(str(part) for part in error.absolute_path)
         return f"{where}: {error.message}" if where else str(error.message)
     except (Exception, SystemExit) as error:  # Ray's checks have no common error, and trip over wrong types
-        lines = [line.strip() for line in said.getvalue().splitlines() if line.strip()]
-        return lines[0] if lines else f"{type(error).__name__}: {error}".partition("\n")[0]
+        lines = [line.rpartition(" -- ")[2].strip() for line in said.getvalue().splitlines() if line.strip()]
+        trip = lines[0] if lines else f"{type(error).__name__}: {error}".partition("\n")[0]
+        return _wrong_type(config) or trip
+    return None
+
+
+def _wrong_type(config: Mapping[str, Any]) -> str | None:
+    """The first value of a file that is of another type than Ray's schema says."""
+    import jsonschema
+    import ray.autoscaler
+
+    schema = json.loads((Path(ray.autoscaler.__file__).parent / "ray-schema.json").read_text())
+    for error in jsonschema.Draft7Validator(schema).iter_errors(dict(config)):
+        if error.validator == "type":
+            return f"{'.'.join(map(str, error.absolute_path))}: {error.message}"
     return None
 
 
@@ -79,6 +96,9 @@ def _run(
     command: Sequence[str], provider: str, home: Path, log: Path, heard: Callable[[str], None] = lambda line: None
 ) -> tuple[int, list[str]]:
     """Run a command, its output into ``log`` and line by line to ``heard``; gives the exit code and the lines."""
+    for state in _folder(home).glob(STATES):
+        if state.stat().st_size == 0:
+            state.unlink()
     lines: list[str] = []
     with log.open("a") as file:
         process = subprocess.Popen(
@@ -200,7 +220,8 @@ def reason(lines: Sequence[str]) -> str:
             return found.group()
     # What a command on a machine said stands before what Ray says of its end.
     end = next((i for i, line in enumerate(clean) if "update-failed" in line), len(clean))
-    for said in ([line for line in clean[:end] if not RAYS.match(line)], clean):
+    ends = [line.partition(ENDED_BY)[2].rstrip(".") for line in clean[end:] if ENDED_BY in line]
+    for said in ([line for line in clean[:end] if not RAYS.match(line)], ends, clean):
         if last := [line for line in said if COMPLAINT.search(line)]:
             return last[-1]
     return (clean or ["it said nothing"])[-1]

@@ -30,12 +30,14 @@ def home(file: ClusterFile) -> Path:
 def make_token(file: ClusterFile) -> None:
     """Write the token's file, mode 0600, unless it is there."""
     path = Path(file.metagen.token).expanduser()
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
         path.chmod(0o600)
         return
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}): name another metadata.metagen.token") from None
     with os.fdopen(descriptor, "w") as opened:
         opened.write(secrets.token_hex(32))
 
@@ -58,13 +60,15 @@ def head(file: ClusterFile) -> Machine:
     if file.kind != "local":
         found = launcher.access(file.path, file.kind, home(file))
         return Machine(found["address"], found["user"], found["key"], known_hosts)
-    auth, provider = file.config["auth"], file.provider
-    return Machine(
-        str(provider.get("external_head_ip") or provider["head_ip"]),
-        auth["ssh_user"],
-        auth["ssh_private_key"],
-        known_hosts,
-    )
+    auth, provider = file.config.get("auth") or {}, file.provider
+    address = provider.get("external_head_ip") or provider.get("head_ip")
+    user, key = auth.get("ssh_user"), auth.get("ssh_private_key")
+    if not (address and user and key):
+        raise UserError(
+            f"{file.path}: provider.head_ip, auth.ssh_user and auth.ssh_private_key are needed: "
+            f"see 'metagen cluster validate {file.path}'"
+        )
+    return Machine(str(address), str(user), str(key), known_hosts)
 
 
 def machines(file: ClusterFile) -> list[Machine]:

@@ -12,9 +12,19 @@ import yaml
 
 from launch.clusters.providers.request import WORD, cluster_home
 from metagen.errors import UserError
+from metagen.names import NAME
 from metagen.strict import Strict
 
 LAUNCHED = ("local", "aws", "gcp", "azure")
+SHAPE: dict[str, tuple[type, str]] = {
+    "cluster_name": (str, "a name"),
+    "auth": (dict, "a mapping"),
+    "metadata": (dict, "a mapping"),
+    "available_node_types": (dict, "a mapping"),
+    "min_workers": (int, "a whole number"),
+    "max_workers": (int, "a whole number"),
+}
+"""What every command needs to rely on; the rest of a file is judged by ``validate`` and ``up`` alone."""
 
 
 class Metadata(Strict):
@@ -116,4 +126,12 @@ def read(path: Path) -> ClusterFile:
     provider = found[0].get("provider")
     if len(found) > 1 or not isinstance(provider, dict) or provider.get("type") not in LAUNCHED:
         raise UserError(f"{path}: provider.type: one of {', '.join(LAUNCHED)} is needed")
-    return ClusterFile(path, found[0])
+    for key, (kind, what) in SHAPE.items():
+        if not isinstance(found[0].get(key, kind()), kind):
+            raise UserError(f"{path}: {key}: {what} is needed (got {found[0][key]!r})")
+    file = ClusterFile(path, found[0])
+    if not NAME.fullmatch(file.name):  # what is remembered of the cluster lies in a folder of this name
+        raise UserError(
+            f"{path}: cluster_name: '{file.name}' cannot be used: use lower-case letters, digits and dashes"
+        )
+    return file

@@ -11,7 +11,8 @@ from metagen.errors import UserError
 def machine_types(file: ClusterFile) -> tuple[str, str]:
     """What the head and the workers are, as prices name them."""
     if file.kind == "local":
-        return str(file.provider["head_ip"]), file.hosts[0] if file.hosts else str(file.provider["head_ip"])
+        head = str(file.provider.get("head_ip"))
+        return head, file.hosts[0] if file.hosts else head
     types = file.config["available_node_types"]
     head = file.config["head_node_type"]
     workers = [name for name in types if name != head] or [head]

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from launch.clusters import cluster_file
-from launch.clusters.providers import REGISTRY, Request, manifests, rules
+from launch.clusters.providers import REGISTRY, Request, check_used, manifests, rules
 from metagen.errors import UserError
 
 WHO_AM_I = "https://checkip.amazonaws.com"
@@ -19,10 +19,11 @@ def write(provider: str, request: Request, overwrite: bool) -> list[Path]:
     if request.ssh_cidr == "caller":
         request = replace(request, ssh_cidr=callers_network())
     request.check()
+    check_used(provider, request)
     files = {Path(name): text for name, text in REGISTRY[provider](request).items()}
     for path in files:
         if path.exists() and not overwrite:
-            raise UserError(f"{path} exists: choose another name with -o, or --overwrite it")
+            raise UserError(f"{path} exists: choose another name or folder with -o, or --overwrite it")
     partial: list[Path] = []
     try:
         for path, text in files.items():

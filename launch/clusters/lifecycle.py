@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 from cluster import launcher
@@ -19,6 +22,7 @@ from launch.clusters.providers import around
 from launch.clusters.providers.rules import ssh_is_closed
 from launch.clusters.ssh import Machine
 from metagen.errors import UserError
+from metagen.lock import held
 
 POLL_SECONDS = 1.0
 STEP = re.compile(r"\[\d+/\d+\] .*")
@@ -29,16 +33,39 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
+@contextmanager
+def _alone(file: ClusterFile) -> Iterator[None]:
+    """Start or stop the cluster alone on this machine: a start that fails would stop what another has started."""
+    with held(access.home(file), "started or stopped", "wait until that is done"):
+        yield
+
+
+@contextmanager
+def _told_if_broken_off(file: ClusterFile) -> Iterator[None]:
+    """Stop a cluster; who breaks that off is told that there may be more to stop."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        say(f"{file.name}: broken off, some of it may still run: 'metagen cluster down {file.path}' again")
+        raise
+
+
 def up(path: Path, timeout: float, keep: bool) -> None:
     """Start the cluster and wait for its workers; what was started by a failed attempt is stopped again."""
     file = validated(path)
-    log = access.home(file) / "up.log"
+    with _alone(file):
+        _up(file, timeout, keep)
+
+
+def _up(file: ClusterFile, timeout: float, keep: bool) -> None:
+    path, log = file.path, access.home(file) / "up.log"
     began = time.monotonic()
     if file.kind == "local":
+        _check_name(file)
         say(f"{file.name}: checking {len(file.hosts) + 1} machines")
         preflight.check(file)
     else:
-        _alone(file)
+        _check_no_head(file)
     around.before(file)
     access.make_token(file)  # last of all: a start that was refused leaves no secret behind
     try:
@@ -52,7 +79,8 @@ def up(path: Path, timeout: float, keep: bool) -> None:
         after = f"it was left as it is, 'metagen cluster down {path}' stops it"
         if not keep:
             say(f"{file.name}: stopping what was started")
-            left = _release(file)
+            with _told_if_broken_off(file):
+                left = _release(file)
             after = f"not all could be stopped: {'; '.join(left)}" if left else "nothing is left running"
         if isinstance(error, UserError):
             raise UserError(f"{error}; {after}") from None
@@ -62,7 +90,22 @@ def up(path: Path, timeout: float, keep: bool) -> None:
     say(f"next: metagen submit {path} -- train standard")
 
 
-def _alone(file: ClusterFile) -> None:
+def _check_name(file: ClusterFile) -> None:
+    """Raise ``UserError`` if machines with another head were started from here under this cluster's name.
+
+    What is remembered here, their token too, is kept by name, and would be lost.
+    """
+    kept = launcher.started(access.home(file))
+    if kept is not None:
+        head = json.loads(kept.read_text())["config"]["provider"].get("head_ip")
+        if head != file.provider.get("head_ip"):
+            raise UserError(
+                f"{file.path}: the {file.name} that was started from here has the head {head}: give this one another "
+                "cluster_name, or name that head in it"
+            )
+
+
+def _check_no_head(file: ClusterFile) -> None:
     """Raise ``UserError`` if a head is running, of the file as it is or as it was when it was started.
 
     Ray would start itself over under the jobs that run, and a failure would then end what this start did not make.
@@ -132,12 +175,11 @@ def _describe(node: Node) -> str:
 def down(path: Path) -> None:
     """Stop Ray everywhere and release the machines; raises ``UserError`` if something is left."""
     file = read(path)  # not validated: what runs must be stoppable, whatever has changed here since
+    if file.kind == "local":
+        _check_name(file)
     known = file.kind == "local" or launcher.started(access.home(file)) is not None
-    try:
+    with _alone(file), _told_if_broken_off(file):
         left = _release(file, known or _closed(file))
-    except KeyboardInterrupt:
-        say(f"{file.name}: broken off, some of it may still run: 'metagen cluster down {path}' again")
-        raise
     if left:
         raise UserError(f"{file.name}: not all is stopped: {'; '.join(left)}")
     say(f"{file.name}: down, nothing is left running")

@@ -19,8 +19,14 @@ CONNECT_SECONDS = 10
 TUNNEL_SECONDS = 2.0 * CONNECT_SECONDS
 READY = "metagen-tunnel-ready"
 REASONS = (
-    ("Permission denied", "the key is refused: is {key} the right one for {user}, and its public half on the machine?"),
+    # What is wrong with the key comes before the refusal that follows from it.
     ("UNPROTECTED PRIVATE KEY", "others can read {key}: run 'chmod 600 {key}'"),
+    ("not accessible", "{key} cannot be read on this machine: make one, or name another in the file"),
+    (
+        "Permission denied",
+        "the key is refused: is {key} the right one for {user}, without a passphrase, and its public half on the "
+        "machine?",
+    ),
     ("Host key verification failed", "another host key than before: if the machine is new, delete {known_hosts}"),
     ("local forwarding", "another program took the tunnel's port on this machine: try again"),
     ("Connection refused", "no ssh server listens there: start one"),

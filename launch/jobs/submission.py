@@ -27,6 +27,8 @@ OWN_CLASS = re.compile(r"(\w+)(?:\.\w+)*:\w+")
 CONFIG, START = "run.yaml", "start_from"
 SENT = ("source", "assignments", "steps", "seed", "start_from", "store", "pool", "actors")
 """Parameters of ``train`` that go along with a job."""
+LEFT_OUT = ("__pycache__", ".git", ".gitignore", ".rayignore")
+"""What is not sent along. Ray would silently leave out what a .gitignore names, which is often data."""
 DECIDED = ("address", "run_dir", "dry_run")
 
 
@@ -60,7 +62,7 @@ def pack(words: Sequence[str], include: Sequence[Path], folder: Path) -> tuple[R
         if path.name in (CONFIG, START):
             raise UserError(f"{path}: this name is taken: rename it")
         if path.is_dir():
-            shutil.copytree(path, folder / path.name, ignore=shutil.ignore_patterns("__pycache__", ".git"))
+            shutil.copytree(path, folder / path.name, ignore=shutil.ignore_patterns(*LEFT_OUT))
         else:
             shutil.copy2(path, folder / path.name)
     for key, data in _images(config.data):
@@ -138,6 +140,11 @@ def submit(target: Target, words: Sequence[str], run: str | None, include: Seque
                 except KeyboardInterrupt:
                     print(f"\njob {job_id} may have begun: see 'metagen jobs list {target.word}'", file=sys.stderr)
                     raise
+                except ConnectionError as error:
+                    raise UserError(
+                        f"{target.word}: the connection broke ({error}), job {job_id} may have begun: "
+                        f"see 'metagen jobs list {target.word}'"
+                    ) from None
         except ConnectionError as error:
             raise UserError(f"{target.word}: the cluster does not answer ({error}): is it up?") from None
     return job_id

@@ -78,6 +78,16 @@ def test_mistakes_are_found_before_anything_is_sent(words: list[str], needle: st
     assert needle in str(caught.value)
 
 
+def test_all_of_an_included_folder_is_sent_whatever_git_ignores(tmp_path: Path) -> None:
+    classes, job = tmp_path / "classes", tmp_path / "job"
+    classes.mkdir()
+    job.mkdir()
+    (classes / ".gitignore").write_text("*.png\n")
+    (classes / "a.png").touch()
+    pack(["train", "quickstart"], [classes], job)
+    assert [path.name for path in (job / "classes").iterdir()] == ["a.png"]
+
+
 def test_images_in_a_home_there_need_not_be_sent(tmp_path: Path) -> None:
     config, _ = pack(["train", "quickstart", "--set", "data={source: npz, path: ~/a.npz}"], [], tmp_path)
     assert config.data.path == "~/a.npz"

@@ -51,6 +51,19 @@ def thief(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[socket.socket]]:
         one.close()
 
 
+@pytest.mark.parametrize(
+    ("said", "meaning"),
+    [
+        ("WARNING: UNPROTECTED PRIVATE KEY FILE!\nu@h: Permission denied (publickey).", "run 'chmod 600"),
+        ("Warning: Identity file k not accessible: No such file.\nu@h: Permission denied", "cannot be read"),
+        ("u@h: Permission denied (publickey).", "the key is refused"),
+    ],
+)
+def test_what_is_wrong_with_a_key_is_told_before_the_refusal_that_follows(said: str, meaning: str, play: Play) -> None:
+    with pytest.raises(UserError, match=meaning):
+        play(f"echo '{said}' >&2; exit 255").run("true")
+
+
 def test_who_else_listens_on_the_tunnels_port_is_not_trusted(play: Play, thief: list[socket.socket]) -> None:
     machine = play("sleep 0.5; echo 'bind: Address already in use\nCould not request local forwarding.' >&2; exit 255")
     with pytest.raises(UserError, match="another program took the tunnel's port"), machine.tunnel(8265):

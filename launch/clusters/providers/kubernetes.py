@@ -49,8 +49,6 @@ tolerations:
 def render(request: Request) -> dict[str, str]:
     """A RayCluster, a RayJob, and the image that both run."""
     request.required("image", "storage")
-    if request.region or request.zone or request.project or request.ssh_cidr:
-        raise UserError("--region, --zone, --project and --ssh-cidr are for clouds: Kubernetes places pods itself")
     if ":" not in str(request.image).rpartition("/")[2] or str(request.image).endswith(":latest"):
         raise UserError(f"--image {request.image}: pin a tag or a digest, such as {request.image}:0.1.0")
     path = Path(request.file)

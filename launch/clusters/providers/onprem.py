@@ -12,8 +12,6 @@ from metagen.errors import UserError
 def render(request: Request) -> dict[str, str]:
     """The cluster file."""
     request.required("head", "key", "storage")
-    if request.gpu or request.spot or request.region:
-        raise UserError("--gpu, --spot and --region are for clouds: machines of your own have what they have")
     if request.head in request.hosts or len(set(request.hosts)) < len(request.hosts):
         raise UserError("--host: every worker once, and not the head, which works too")
     external = f"  # How this machine reaches the head.\n  external_head_ip: {request.external_head}\n"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib import metadata
 from pathlib import Path
 
@@ -48,6 +48,11 @@ class Request:
     idle_minutes: int = 10
     hours: int = 24
     prices: tuple[tuple[str, float], ...] = ()
+
+    @property
+    def given(self) -> set[str]:
+        """The options that are not at their defaults."""
+        return {field.name for field in fields(self) if getattr(self, field.name) != field.default}
 
     def check(self) -> None:
         """Raise ``UserError`` for values that could not stand in any cluster file."""

@@ -176,8 +176,8 @@ def own_machines_are_told_apart(file: ClusterFile) -> Iterator[str]:
     for key in ("ssh_user", "ssh_private_key"):
         if not auth.get(key):
             yield f"auth.{key}: missing: the machines are reached over ssh"
-    if (private := auth.get("ssh_private_key")) and not Path(str(private)).expanduser().exists():
-        yield f"auth.ssh_private_key: {private} does not exist on this machine: make one, or name another"
+    if (private := auth.get("ssh_private_key")) and not Path(str(private)).expanduser().is_file():
+        yield f"auth.ssh_private_key: {private} is no file on this machine: make one, or name another"
     for command in _starts(file, "head_start_ray_commands"):
         if f"--node-ip-address={head}" not in command:
             yield f"head_start_ray_commands: add --node-ip-address={head}: with several networks Ray may choose another"

@@ -121,7 +121,7 @@ def test_a_key_is_found_from_every_folder_and_one_that_is_missing_is_told(
     assert yaml.safe_load(path.read_text())["auth"]["ssh_private_key"] == str(key)
     key.unlink()
     [error] = metagen("cluster", "validate", path).errors
-    assert f"auth.ssh_private_key: {key} does not exist on this machine" in error
+    assert f"auth.ssh_private_key: {key} is no file on this machine" in error
 
 
 # What init refuses
@@ -146,6 +146,10 @@ def test_a_key_is_found_from_every_folder_and_one_that_is_missing_is_told(
         (["gcp", "--ssh-cidr", "203.0.113.7/32", "--storage", "gs://b/r"], "--project is needed"),
         (["kubernetes", "--image", "metagen", "--storage", "pvc"], "pin a tag or a digest"),
         (["onprem", "--head", "10.0.0.1", "--storage", "/s"], "--key is needed"),
+        ([*AWS, "--head", "10.0.0.1"], "--head has no effect for aws: drop it"),
+        (["onprem", "--head", "a", "--key", "k", "--storage", "/s", "--workers", "7"], "(--host names every worker)"),
+        ([*KUBERNETES, "--region", "us-east-1"], "--region has no effect for kubernetes"),
+        ([*SKYPILOT, "--price", "a=1"], "--price has no effect for skypilot"),
         (["onprem", "--head", "a", "--host", "a", "--key", "k", "--storage", "/s"], "not the head"),
     ],
 )
@@ -249,7 +253,10 @@ def test_validate_refuses_with_the_fix(change: Any, needle: str, written: Any, m
         (_set("auth.ssh_private_key", None), "auth.ssh_private_key: missing"),
         (_swap(START, "--node-ip-address=10.0.0.1", ""), "add --node-ip-address=10.0.0.1"),
         (_swap(START, "RAY_enable_autoscaler_v2=0", ""), "version 2 starts no workers"),
+        (_set("auth.ssh_private_key", "/tmp"), "auth.ssh_private_key: /tmp is no file"),
         (_set("file_mounts.~/data", "/nowhere/at/all"), "/nowhere/at/all does not exist"),
+        (_set("setup_commands", "pip install x"), "Ray: setup_commands: 'pip install x' is not of type 'array'"),
+        (_set("provider.worker_ips", None), "Ray: Please supply a `head_ip` and list of `worker_ips`"),
     ],
 )
 def test_validate_refuses_for_ones_own_machines(
@@ -330,6 +337,32 @@ def _known(client: Any, model: str, value: Any) -> None:
         for key, inner in value.items():
             assert key in attributes, f"{model}.{key}"
             _known(client, kind.openapi_types[attributes[key]], inner)
+
+
+@pytest.mark.parametrize(
+    ("change", "needle"),
+    [
+        (_set("auth", "x"), "auth: a mapping is needed (got 'x')"),
+        (_set("auth", None), "auth.ssh_user and auth.ssh_private_key are needed"),
+        (_set("provider.head_ip", None), "provider.head_ip, auth.ssh_user"),
+        (_set("metadata", ["x"]), "metadata: a mapping is needed"),
+        (_set("max_workers", "many"), "max_workers: a whole number is needed (got 'many')"),
+        (_set("cluster_name", "../../elsewhere"), "cluster_name: '../../elsewhere' cannot be used"),
+        (_set("cluster_name", ""), "cluster_name: '' cannot be used"),
+    ],
+)
+def test_a_file_that_was_spoilt_is_one_line_to_every_command(
+    change: Any, needle: str, onprem: list[str], written: Any, metagen: Any, tmp_path: Path
+) -> None:
+    path = written(onprem, change)
+    for words in (["cluster", "ssh", path], ["fetch", path, "run"]):
+        done = metagen(*words)
+        assert (done.code, len(done.errors)) == (2, 1), done.err
+        assert needle in done.errors[0]
+    for words in (["cluster", "down", path, "--yes"], ["cluster", "status", path], ["cluster", "cost", path]):
+        done = metagen(*words)
+        assert (done.code, len(done.errors)) == (2, 1), done.err
+    assert not (tmp_path / "elsewhere").exists()
 
 
 @pytest.mark.parametrize("text", ["", "- 1", "a: [", "just words"])

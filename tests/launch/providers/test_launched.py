@@ -235,6 +235,63 @@ def test_a_stop_that_is_broken_off_says_that_some_may_run(
     assert f"some of it may still run: 'metagen cluster down {started.path}' again" in done.out
 
 
+def test_a_failed_start_whose_stop_is_broken_off_says_that_some_may_run(
+    file: cluster_file.ClusterFile, metagen: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(lifecycle, "validated", cluster_file.read)
+    monkeypatch.setattr(launcher, "up", lambda *_: (1, ["denied"]))
+    monkeypatch.setattr(launcher, "down", broken)
+    done = metagen("cluster", "up", file.path)
+    assert done.code == 130
+    assert f"some of it may still run: 'metagen cluster down {file.path}' again" in done.out
+
+
+def test_what_is_being_started_is_neither_started_nor_stopped_by_another(
+    file: cluster_file.ClusterFile, metagen: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lifecycle, "validated", cluster_file.read)
+    with lifecycle._alone(file):
+        for words in (["up", file.path], ["down", file.path, "--yes"]):
+            done = metagen("cluster", *words)
+            assert (done.code, len(done.errors)) == (2, 1), done.err
+            assert "is being started or stopped by process" in done.errors[0]
+
+
+def test_a_name_that_other_machines_were_started_under_is_not_taken(
+    metagen: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, key = tmp_path / "other.yaml", tmp_path / "key"
+    key.touch(mode=0o600)
+    words = ["--name", "twice", "--head", "10.0.0.1", "--key", key, "--storage", "/srv/runs"]
+    assert metagen("cluster", "init", "onprem", *words, "-o", path).code == 0
+    home = access.home(cluster_file.read(path))
+    (home / "tmp").mkdir()
+    (home / "tmp" / "ray-config-1").write_text('{"config": {"provider": {"type": "local", "head_ip": "10.0.0.9"}}}')
+    for command in (["up", path], ["down", path, "--yes"]):
+        done = metagen("cluster", *command)
+        assert (done.code, len(done.errors)) == (2, 1), done.err
+        assert "was started from here has the head 10.0.0.9: give this one another cluster_name" in done.errors[0]
+
+
+def test_what_ray_was_ended_in_the_middle_of_writing_is_dropped(tmp_path: Path) -> None:
+    states = tmp_path / "tmp" / "ray"
+    states.mkdir(parents=True)
+    (states / "cluster-torn.state").touch()
+    (states / "cluster-whole.state").write_text("{}")
+    launcher._run(["true"], "local", tmp_path, tmp_path / "log")
+    assert [path.name for path in states.iterdir()] == ["cluster-whole.state"]
+
+
+def test_a_token_that_cannot_be_written_is_one_line(file: cluster_file.ClusterFile) -> None:
+    spoilt = cluster_file.ClusterFile(file.path, file.config)
+    spoilt.config["metadata"]["metagen"]["token"] = "/proc/nowhere/token"
+    with pytest.raises(UserError, match="/proc/nowhere/token: cannot be written"):
+        access.make_token(spoilt)
+
+
 def test_a_setup_that_fails_is_told_in_the_words_of_its_command() -> None:
     lines = [
         "2026-11-30 17:35:23,536\tINFO updater.py:490 -- (2/3) pip install metagen==0.1.0",
@@ -246,6 +303,12 @@ def test_a_setup_that_fails_is_told_in_the_words_of_its_command() -> None:
     ]
     assert launcher.reason(lines) == "ERROR: No matching distribution found for metagen==0.1.0"
     assert launcher.reason(lines[3:]) == "Error: Failed to setup head node."
+    broken = [
+        *lines[3:5],
+        "2026-11-30 17:35:33,214\tERR updater.py:193 -- Error message: SSH command failed.",
+        lines[5],
+    ]
+    assert launcher.reason(broken) == "SSH command failed"
 
 
 def test_a_start_keeps_what_it_makes_of_the_file_and_nothing_older(
