@@ -98,6 +98,8 @@ def run_trial(
                 check("seconds", each * config.steps, sweep.limits)
             if report.step in rungs:
                 path = folder / "checkpoints" / ("final" if report.step == config.steps else f"step-{report.step:06d}")
+                if not folder.is_dir():  # made anew, it would lie where the sweep no longer is
+                    raise UserError(f"{folder}: was moved or deleted")
                 checkpoint.save_checkpoint(path, config, layout, to_save(learner, pool))
                 checkpoint.prune(folder, KEEP)
                 yield judged(path, train_loss=report.loss)
