@@ -179,12 +179,16 @@ class _Leave(Stopper):
         self.file = folder / STOP
         self.until = None if seconds is None else time.monotonic() + seconds
         self.asked = ""
+        self.gone = False
+        """Whether the sweep's folder is: what is written there now would begin another one."""
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         return False
 
     def stop_all(self) -> bool:
-        if self.file.exists():
+        if self.gone:
+            self.asked = "its folder is gone"
+        elif self.file.exists():
             self.asked = "it was asked to stop"
         elif self.until is not None and time.monotonic() > self.until:
             self.asked = SPENT
@@ -216,7 +220,8 @@ def run_sweep(
 
     ``tell`` hears of every event that has gone into the ledger.
 
-    Raises ``UserError`` if nothing can be proposed any more, or a trial has no room on the cluster.
+    Raises ``UserError`` if nothing can be proposed any more, a trial has no room on the cluster, or the folder is moved
+    away or deleted meanwhile.
     """
     ledger = Ledger(folder)
     progress, place = ledger.read()
@@ -224,6 +229,9 @@ def run_sweep(
 
     def write(event: str, **values: Any) -> None:
         nonlocal place
+        leave.gone = leave.gone or (event != "session" and not ledger.path.exists())
+        if leave.gone:  # told at the end: Tune would take an error here for a trial's, and try that again
+            return
         ledger.write(event, **values)
         _, place = ledger.read(progress, place)
         tell(event, values, progress)
@@ -260,6 +268,8 @@ def run_sweep(
             ),
         )
         tuner.fit()
+    if leave.gone:
+        raise UserError(f"{folder}: was moved or deleted: put it back, then 'metagen sweep resume {folder}'")
     if proposals.failure is not None:
         record("left", reason=str(proposals.failure))
         raise proposals.failure

@@ -72,7 +72,7 @@ class Proposals(Searcher):
             self.record(
                 "proposed", trial=number, attempt=attempt, assignment=assignment, facts=facts.model_dump(), donor=donor
             )
-            return True
+            return number in self.progress.trials  # not where the sweep's folder is gone: then it ends
         reason, count = self.progress.reasons().most_common(1)[0]
         self.failure = UserError(
             f"{MOST_REFUSED} proposals in a row were refused, {count} of all with: {reason}: "

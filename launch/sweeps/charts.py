@@ -58,9 +58,10 @@ class Charts:
             steps, losses = [r["step"] for r in trial.results], [r["loss"] for r in trial.results]
             colour, width = (BEST, 2.0) if place == 0 else (OTHER, 1.0)
             axes.plot(steps, losses, color=colour, linewidth=width, marker="o", markersize=3 if place else 5)
-        top = sorted(r["loss"] for t in ranked for r in t.results)
-        if len(top) > 10:  # one that went astray is not to hide the others
-            axes.set_ylim(top[0] - 0.05 * (top[-1] - top[0]), top[int(0.97 * (len(top) - 1))])
+        losses = sorted(r["loss"] for t in ranked for r in t.results)
+        span = losses[int(0.97 * (len(losses) - 1))] - losses[0]
+        if losses[-1] - losses[0] > 2 * span > 0:  # one that went astray is not to hide the others
+            axes.set_ylim(losses[0] - 0.05 * span, losses[0] + 1.05 * span)
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set_xlabel("outer steps")
         axes.set_ylabel(UNITS["loss"])

@@ -62,13 +62,18 @@ def load_sweep(source: str, assignments: Sequence[str], commands: Sequence[str] 
 def create(folder: Path, sweep: SweepConfig) -> None:
     """Make a sweep's folder with its config. Raises ``UserError`` if it is taken or cannot be written."""
     check_free(folder)
-    partial = folder / f".{CONFIG}.partial"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        partial.write_text(to_yaml(sweep.model_dump(mode="json")))
-        partial.replace(folder / CONFIG)
+        write(folder, sweep)
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror}): choose another --out") from None
+
+
+def write(folder: Path, sweep: SweepConfig) -> None:
+    """Write a sweep's config, whole or not at all."""
+    partial = folder / f".{CONFIG}.partial"
+    partial.write_text(to_yaml(sweep.model_dump(mode="json")))
+    partial.replace(folder / CONFIG)
 
 
 def check_free(folder: Path) -> None:

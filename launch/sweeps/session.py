@@ -69,9 +69,18 @@ def _proceed(
         return
     if sweep.budget is not None and progress.seconds >= sweep.budget:
         raise UserError(f"{folder}: its budget of {short(sweep.budget)} is spent: give more, such as --budget 2h")
+    if len(progress.trials) > sweep.trials:
+        raise UserError(
+            f"{folder}: {counted(len(progress.trials), 'trial')} were begun: give at least as many --trials"
+        )
     one_thread()
     images = _images(sweep)
     with _ray(sweep, address):
+        if changes:  # for whoever watches it, and for those who resume it after this
+            try:
+                folders.write(folder, sweep)
+            except OSError as error:
+                raise UserError(f"{folder}: cannot be written ({error.strerror}): free some space") from None
         _run(sweep, folder, images)
 
 
@@ -236,16 +245,17 @@ def _run(sweep: SweepConfig, folder: Path, images: ImageSet) -> None:
 
         progress = run_sweep(sweep, folder, images, tell=tell)
     ranked = progress.ranked(sweep.objectives[0])
-    if ranked:
-        console.print(f"best: trial {ranked[0].number}, {_objectives(sweep, ranked[0])}", soft_wrap=True)
+    found = f"trial {ranked[0].number}, {_objectives(sweep, ranked[0])}" if ranked else "no trial was judged"
+    console.print(f"best: {found}", soft_wrap=True)
     if progress.reason == SPENT:  # as it was meant to end
         console.print(f"{SPENT}: 'metagen sweep resume {folder} --budget ...' goes on", soft_wrap=True)
     elif progress.state == "left":
         console.print(f"left: continue with 'metagen sweep resume {folder}'", soft_wrap=True)
         raise KeyboardInterrupt
-    console.print(
-        f"next: metagen sweep report {folder}; metagen sweep best {folder} --export best.yaml", soft_wrap=True
-    )
+    if ranked:
+        console.print(
+            f"next: metagen sweep report {folder}; metagen sweep best {folder} --export best.yaml", soft_wrap=True
+        )
 
 
 def _objectives(sweep: SweepConfig, trial: Tried) -> str:

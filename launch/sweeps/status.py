@@ -14,6 +14,7 @@ from rich.table import Table
 from launch.sweeps import folder as folders
 from launch.sweeps.durations import short
 from launch.sweeps.names import choices
+from metagen.errors import UserError
 from metagen.search.config import SweepConfig
 from metagen.search.heartbeat import Pulse, elsewhere
 from metagen.search.ledger import Ledger, Progress, Tried
@@ -35,6 +36,8 @@ def watch(folder: Path, once: bool) -> None:
     with Live(table(sweep, progress, folder, dead), console=console, auto_refresh=False) as live:
         while progress.state == "running" and not dead:
             time.sleep(1.0)
+            if not ledger.path.exists():
+                raise UserError(f"{ledger.path}: cannot be read: was the sweep moved, or its disk?")
             _, place = ledger.read(progress, place)
             dead = _dead(pulse, progress)
             live.update(table(sweep, progress, folder, dead), refresh=True)

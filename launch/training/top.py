@@ -175,8 +175,10 @@ def top(run_dir: Path, once: bool) -> None:
 
     path = run_dir / LOG
     if not path.is_file():
-        from launch.sweeps.folder import of_trial
+        from launch.sweeps.folder import CONFIG, of_trial
 
+        if (run_dir / CONFIG).is_file():
+            raise UserError(f"{run_dir} is a sweep: watch it with 'metagen sweep status {run_dir}'")
         if sweep := of_trial(run_dir):  # its sweep keeps the log of it
             raise UserError(f"{run_dir} is a trial of a sweep: watch it with 'metagen sweep status {sweep}'")
         raise UserError(f"{run_dir}: no {LOG} in it: give the folder of a run that has begun")

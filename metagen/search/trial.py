@@ -99,6 +99,8 @@ def run_trial(
             if report.step in rungs:
                 name = checkpoint.FINAL if report.step == config.steps else checkpoint.step_name(report.step)
                 path = folder / "checkpoints" / name
+                if not folder.is_dir():  # made anew, it would lie where the sweep no longer is
+                    raise UserError(f"{folder}: was moved or deleted")
                 checkpoint.save_checkpoint(path, config, layout, to_save(learner, pool))
                 checkpoint.prune(folder, KEEP)
                 yield judged(path, train_loss=report.loss)

@@ -142,6 +142,23 @@ def test_the_stop_file_leaves_what_can_be_gone_on_with(
     assert {trial.status for trial in progress.trials.values()} == {"complete"}
 
 
+def test_a_sweep_whose_folder_is_moved_away_ends_and_begins_no_other_there(
+    ray_session: None, tiny_sweep: Any, tmp_path: Path
+) -> None:
+    sweep = tiny_sweep(search={"name": "random"}, schedule={"name": "none"}, space=OUTER, trials=4, trial=CHEAP)
+    folder = tmp_path / "sweep"
+    folder.mkdir()
+
+    def move(event: str, values: dict[str, Any], progress: Progress) -> None:
+        if event == "started":
+            folder.rename(tmp_path / "elsewhere")
+
+    with pytest.raises(UserError, match="was moved or deleted: put it back, then 'metagen sweep resume"):
+        run_sweep(sweep, folder, [], instant, move)
+    assert not (folder / "sweep.jsonl").exists()
+    assert [event["event"] for event in _events(tmp_path / "elsewhere")][-1] == "started"
+
+
 def test_a_space_that_is_refused_altogether_ends_with_the_reason(
     ray_session: None, tiny_sweep: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

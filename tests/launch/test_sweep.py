@@ -13,14 +13,15 @@ from typing import Any
 import pytest
 import yaml
 
+import cluster.sweep
 from launch.preset import load_config
-from launch.sweeps import session
+from launch.sweeps import session, status
 from launch.sweeps.charts import Charts
 from launch.sweeps.folder import load_sweep, presets
 from launch.sweeps.names import short_names
 from metagen.lock import held
 from metagen.search import heartbeat
-from metagen.search.ledger import Ledger, Tried
+from metagen.search.ledger import Ledger, Progress, Tried
 from metagen.search.limits import Refused, admitted
 from metagen.seeding import numpy_generator
 
@@ -198,6 +199,22 @@ def test_the_ends_of_the_axis_of_losses_are_those_of_the_trials(
     charts.plt.close(figures[0])
 
 
+@pytest.mark.parametrize(("astray", "below"), [([], 0.71), ([1e4], 0.71), ([0.72], 0.73)])
+def test_learning_curves_show_all_trials_but_one_that_went_astray(
+    astray: list[float], below: float, tiny_sweep: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    charts, trials = Charts(tiny_sweep()), []
+    for number, loss in enumerate([*[0.5 + 0.005 * i for i in range(40)], *astray]):
+        trials.append(Tried(number, {}, {}, "complete", [{"step": 2, "rung": 1, "loss": loss}]))
+    figures: list[Any] = []
+    monkeypatch.setattr(charts, "saved", figures.append)
+    charts.curves(trials)
+    low, high = figures[0].axes[0].get_ylim()
+    assert 0.48 < low < 0.5
+    assert 0.69 < high < below + 0.02
+    charts.plt.close(figures[0])
+
+
 def test_tensorboard_has_a_run_with_its_hyperparameters_for_every_trial(swept: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -243,6 +260,47 @@ def test_resuming_a_finished_sweep_says_so_and_a_running_one_is_left_alone(
     # Killed; this process has its number now, as after the restart of a container.
     assert "killed: continue with" in metagen("sweep", "status", folder).out
     assert "complete: 3 trials" in metagen("sweep", "resume", folder).out
+
+
+def test_a_sweep_made_longer_is_longer_for_all_and_never_shorter_than_what_was_begun(
+    metagen: Any, swept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(shutil.copytree(swept, tmp_path / "copy"))
+    with monkeypatch.context() as patch:
+        patch.setattr(session, "_ray", lambda sweep, address: nullcontext())
+        patch.setattr(session, "_run", lambda sweep, folder, images: None)
+        assert metagen("sweep", "resume", folder, "--trials", 5, "--budget", "2h").code == 0
+    out = metagen("sweep", "status", folder).out
+    assert "3 of 5" in out
+    assert "of 2 h" in out
+    Ledger(folder).write("proposed", trial=3, attempt=3, assignment={}, facts={})
+    done = metagen("sweep", "resume", folder, "--trials", 2)
+    assert (done.code, done.errors) == (2, [f"error: {folder}: 4 trials were begun: give at least as many --trials"])
+
+
+def test_a_sweep_of_which_nothing_was_judged_recommends_no_report(
+    metagen: Any, swept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(shutil.copytree(swept, tmp_path / "copy"))
+    spent = Progress(state="left", reason=cluster.sweep.SPENT)
+    monkeypatch.setattr(session, "_ray", lambda sweep, address: nullcontext())
+    monkeypatch.setattr(cluster.sweep, "run_sweep", lambda *arguments, **named: spent)
+    out = metagen("sweep", "resume", folder, "--trials", 5).out
+    assert "best: no trial was judged" in out
+    assert "next:" not in out
+
+
+def test_a_sweep_that_is_moved_while_it_is_watched_is_one_line(
+    metagen: Any, swept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(shutil.copytree(swept, tmp_path / "copy"))
+    Ledger(folder).write("session", pid=os.getpid(), host=socket.gethostname())
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as on a terminal
+    monkeypatch.setattr(status.time, "sleep", lambda seconds: folder.rename(tmp_path / "elsewhere"))
+    with held(folder, "run", "stop it first"):
+        done = metagen("sweep", "status", folder)
+    assert (done.code, len(done.errors)) == (2, 1)
+    assert "was the sweep moved" in done.errors[0]
 
 
 def test_a_sweep_whose_machine_died_is_resumed_from_another_one_and_one_that_lives_is_left_alone(

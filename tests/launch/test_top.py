@@ -126,6 +126,8 @@ def test_top_of_no_run_is_one_line(metagen: Any, tmp_path: Path) -> None:
     done = metagen("top", tmp_path)
     assert (done.code, len(done.errors)) == (2, 1)
     assert f"no {LOG} in it" in done.errors[0]
+    (tmp_path / "sweep.yaml").touch()
+    assert f"watch it with 'metagen sweep status {tmp_path}'" in metagen("top", tmp_path).errors[0]
 
 
 @pytest.mark.parametrize("line", [b"null\n", b"{}\n", b"\xff\n", b"[1]\n"])
