@@ -145,8 +145,15 @@ def down(file: Path, provider: str, home: Path, log: Path) -> tuple[int, list[st
 
 
 def started(home: Path) -> Path | None:
-    """What ``ray up`` kept of the cluster that it started; None if none was started from here, or all is released."""
-    return max(_folder(home).glob(KEPT), key=lambda path: path.stat().st_mtime, default=None)
+    """What ``ray up`` kept of the cluster that it started; None if none was started from here, or all is released.
+
+    A file that it was ended in the middle of writing is none: no machine is made before it is written.
+    """
+    for path in sorted(_folder(home).glob(KEPT), key=lambda path: path.stat().st_mtime, reverse=True):
+        with contextlib.suppress(ValueError):
+            json.loads(path.read_text())
+            return path
+    return None
 
 
 DOWN = """

@@ -283,6 +283,9 @@ def test_what_ray_was_ended_in_the_middle_of_writing_is_dropped(tmp_path: Path) 
     (states / "cluster-whole.state").write_text("{}")
     launcher._run(["true"], "local", tmp_path, tmp_path / "log")
     assert [path.name for path in states.iterdir()] == ["cluster-whole.state"]
+    (tmp_path / "tmp" / "ray-config-1").write_text('{"config": {}}')
+    (tmp_path / "tmp" / "ray-config-2").write_text('{"conf')
+    assert launcher.started(tmp_path) == tmp_path / "tmp" / "ray-config-1"
 
 
 def test_a_token_that_cannot_be_written_is_one_line(file: cluster_file.ClusterFile) -> None:
