@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import re
@@ -109,6 +110,12 @@ def run_command(command: click.Command, program: str | None = None) -> None:
         sys.exit(130)
     except UserError as error:
         click.echo(f"error: {error}", err=True)
+        sys.exit(2)
+    except OSError as error:
+        # Merely asking whether such a path exists raises: it is the user's, whichever command asks.
+        if error.errno not in (errno.EACCES, errno.ENAMETOOLONG) or error.filename is None:
+            raise
+        click.echo(f"error: {error.filename!r}: {error.strerror}: give another path", err=True)
         sys.exit(2)
     finally:
         signal.signal(signal.SIGTERM, before)

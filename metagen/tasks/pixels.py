@@ -55,6 +55,8 @@ def _too_large(name: str) -> UserError:
 def _reason(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
         return "unknown format"  # its own message repeats the path
+    if isinstance(error, OSError) and error.strerror:  # so does that of a file that may not be read
+        return error.strerror
     return str(error).split("\n")[0][:100] or type(error).__name__
 
 

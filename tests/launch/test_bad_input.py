@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import resource
 import socket
 import subprocess
@@ -475,3 +477,37 @@ def test_images_that_are_all_in_the_test_split(tiny_yaml: Path, tmp_path: Path, 
     np.savez(path, images=images, labels=np.zeros(20, int), names=np.array(["a"]), split=[2])
     done = metagen("train", tiny_yaml, "--set", f"data.path={path}", "--run-dir", run_dir)
     _refused(done, "no class is in split 'train'", "split given by the file test_only.npz", "add classes")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("tasks", "list", "--data", "PATH"),
+        ("adapt", "PATH", "images"),
+        ("resume", "PATH"),
+        ("top", "PATH"),
+        ("replay", "PATH"),
+        ("train", "quickstart", "--run-dir", "PATH"),
+    ],
+)
+def test_a_path_that_no_folder_can_hold_is_one_line_everywhere(command: tuple[str, ...], metagen: Any) -> None:
+    path = "a" * 300
+    _refused(metagen(*(path if word == "PATH" else word for word in command)), path, "too long", "give another path")
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO])
+def test_a_path_that_may_not_be_read_is_one_line_and_other_failures_are_not_hidden(
+    number: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @click.command()
+    def asking() -> None:
+        raise OSError(number, os.strerror(number), "shut/in")
+
+    monkeypatch.setattr(sys, "argv", ["metagen"])
+    with pytest.raises(SystemExit if number == errno.EACCES else OSError) as raised:
+        run_command(asking, "metagen")
+    if number == errno.EACCES:
+        assert (raised.value.code, capsys.readouterr().err) == (  # type: ignore[union-attr]
+            2,
+            "error: 'shut/in': Permission denied: give another path\n",
+        )

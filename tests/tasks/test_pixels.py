@@ -119,6 +119,15 @@ def test_corrupt_bytes_are_one_kind_of_failure(tmp_path: Path) -> None:
         decode(io.BytesIO(b"GIF89a" + bytes(100)), "cut")
 
 
+def test_a_file_that_may_not_be_read_is_said_to_be_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*args: object, **kwargs: object) -> None:
+        raise PermissionError(13, "Permission denied", "x.png")  # what root, who may run the tests, never meets
+
+    monkeypatch.setattr(Image, "open", refused)
+    with pytest.raises(CorruptImage, match=r"^x: not a readable .* image \(Permission denied\)$"):
+        decode(tmp_path / "x.png", "x")
+
+
 def test_many_pictures_fit_as_one_does() -> None:
     pictures = np.random.default_rng(0).integers(0, 256, (5, 20, 14, 3), dtype=np.uint8)
     for size, channels in ((20, 1), (14, 3), (9, 3)):
