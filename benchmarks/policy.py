@@ -5,10 +5,11 @@
 
 For each seed it trains the generator of the preset ``policy``; then, on that frozen generator, every arm of
 ``policy_arms.py``. A grid of fixed (rule, step size, steps) is tuned on validation classes of three data sets
-(``policy_domains.py``): the best single choice over all three, and the best for each (the oracle). All are tested on
-test classes of the three. For budgets of 5, 10 and 20 steps it writes the mean losses and paired differences with 95%
-intervals, bootstrapped over classes (a class's mean over seeds is one cluster; over all three data sets together each
-counts alike), to results/NAME.json; and each arm's difference to the first.
+(``policy_domains.py``): the best single choice over all three, and the best for each (the oracle). So is a grid of
+fixed choices that relocate drawings as the recipe does. All are tested on test classes of the three. For budgets of 5,
+10 and 20 steps it writes the mean losses and paired differences with 95% intervals, bootstrapped over classes (a
+class's mean over seeds is one cluster; over all three data sets together each counts alike), to results/NAME.json; and
+each arm's difference to the first.
 
 Every piece (a training, a point of the grid on one data set, an arm on one data set) is kept in a file of its own in
 the run folder: what an earlier call finished is not done again. ``--split valid`` compares arms on validation classes
@@ -30,7 +31,7 @@ import training
 from environment import write
 from policy_arms import ARMS, PRESET, base_config, trained
 from policy_domains import bench, domains
-from policy_summary import BUDGETS, STEPS, summary
+from policy_summary import BUDGETS, RELOCATED, STEPS, summary
 
 from metagen.checkpoint import load_checkpoint
 from metagen.evaluate import Bench, Method, method_of
@@ -46,6 +47,8 @@ GRID = {
     "momentum": (0.001, 0.01),
 }
 """Rules and step sizes that fixed choices are tuned over, each at every one of ``STEPS``."""
+GRID_RELOCATED = {"adam": (3e-5, 1e-4, 3e-4), "sign": (1e-5, 3e-5), "muon": (3e-4,)}
+"""The same where they relocate drawings, without what is chosen nowhere."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ class Job:
 
     seed: int
     method: str
-    """'rule:step size', or an arm's name."""
+    """'rule:step size' or 'rule:step size:relocated', or an arm's name."""
     domain: str
     split: str
     count: int
@@ -64,10 +67,10 @@ class Job:
         return root / f"seed{self.seed}" / "losses" / f"{name}.json"
 
 
-def fixed(base: Method, rule: str, size: float) -> Method:
+def fixed(base: Method, rule: str, size: float, relocate: bool) -> Method:
     """The generator with one rule and one step size."""
     policy = Fixed(FixedOptions(rule=rule, step_size=size))
-    return replace(base, policy=policy, vector=torch.zeros(0))
+    return replace(base, problem=replace(base.problem, relocate=relocate), policy=policy, vector=torch.zeros(0))
 
 
 def measure(job: Job, root: Path, benches: dict[str, Bench], policy_steps: int | None) -> str:
@@ -78,8 +81,8 @@ def measure(job: Job, root: Path, benches: dict[str, Bench], policy_steps: int |
     if job.method in ARMS:
         method = trained(job.method, base, seed / "arms" / job.method.replace(" ", "_"), policy_steps)
     else:
-        rule, _, size = job.method.partition(":")
-        method = fixed(method_of(load_checkpoint(base)), rule, float(size))
+        rule, size, *relocated = job.method.split(":")
+        method = fixed(method_of(load_checkpoint(base)), rule, float(size), bool(relocated))
     steps = (0, *BUDGETS) if job.method in ARMS else STEPS
     losses = benches[job.domain].losses(method, steps)
     path = job.path(root)
@@ -143,6 +146,7 @@ def main() -> None:
         train_base(seed, root, options.base_steps, options.workers)
     images = domains(options.omniglot, options.icons)
     points = [f"{rule}:{size:g}" for rule, sizes in GRID.items() for size in sizes]
+    points += [f"{rule}:{size:g}{RELOCATED}" for rule, sizes in GRID_RELOCATED.items() for size in sizes]
     tuning = [Job(s, point, d, "valid", options.tuning) for s in seeds for point in points for d in images]
     test = [Job(s, name, d, options.split, options.tasks) for s in seeds for name in [*arms, *points] for d in images]
     run(tuning, root, images, options.workers, options.policy_steps)
@@ -162,6 +166,7 @@ def main() -> None:
         "classes": {name: len(bench(i, options.split, options.tasks).classes) for name, i in images.items()},
         "tuning_classes": options.tuning,
         "grid": {rule: list(sizes) for rule, sizes in GRID.items()},
+        "grid_relocated": {rule: list(sizes) for rule, sizes in GRID_RELOCATED.items()},
         **found,
     }
     name = options.name if options.split == "test" else f"{options.name}_valid"

@@ -60,6 +60,7 @@ ARMS: dict[str, tuple[str, ...]] = {
     "recipe without categories": ("categories.most=0",),
     "recipe with balance": ("phases.0.balance=1.0",),
     "recipe without shift": ("phases.0.shift=0.0",),
+    "recipe without relocation": ("episode.relocate=false",),
     "recipe with augmentation": (f"phases.0.augment={AUGMENT}",),
     "recipe with mixture": (f"data={{source: mixture, parts: {INVERTED}}}",),
     "recipe with interpolation": ("phases.0.interpolate=0.5",),
@@ -71,7 +72,8 @@ size for all tasks and steps."""
 
 def base_config(seed: int, steps: int | None) -> RunConfig:
     """The generator alone: the preset's first phase."""
-    config = load_config(PRESET, ["policy={name: fixed}", "categories.most=0"], None, seed)
+    plain = ["policy={name: fixed}", "categories.most=0", "episode.relocate=false"]
+    config = load_config(PRESET, plain, None, seed)
     config = config.model_copy(update={"name": "base", "phases": config.phases[:1]})
     return config if steps is None else config.with_steps(steps)
 

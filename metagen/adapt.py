@@ -12,6 +12,7 @@ from metagen.generators.family import Condition
 from metagen.policies.policy import Gradient, Policy, Run, Solver
 from metagen.problem import Look, Problem
 from metagen.tasks.categories import Place
+from metagen.tasks.positions import Positions
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,15 @@ class Inner:
     """Where adaptation started ``[P]``: what the proximal term pulls back to."""
     place: Place | None
     """Where the task lies among those of training, where tasks are sorted."""
+    positions: Positions | None
+    """Where the support images' drawings lie, where inner steps move them."""
 
     @staticmethod
     def of(problem: Problem, policy: Policy, start: Tensor, support: Tensor) -> Inner:
         """Adapt from ``start [P]`` to ``support [K, C, H, W]``."""
         place = problem.sorter.place(support) if problem.sorter else None
-        return Inner(problem, policy, support, start, place)
+        positions = Positions.of(support) if problem.relocate else None
+        return Inner(problem, policy, support, start, place, positions)
 
     def step(
         self, run: Run, phi: Tensor, step: int, rng: torch.Generator, differentiable: bool = False
@@ -63,12 +67,13 @@ class Inner:
         # Halves share one draw of noise, so that their mean is the gradient of the whole set.
         draw = self.problem.family.draw(count * draws, rng)
         condition = self.shown(rng)
+        targets = self.positions.drawn_again(rng) if self.positions else condition.support
         if not (self.policy.wants_halves(step) and count > 1):
-            return [Look(phi, condition, condition.support.repeat_interleave(draws, dim=0), draw)]
+            return [Look(phi, condition, targets.repeat_interleave(draws, dim=0), draw)]
 
         def look(rows: Tensor) -> Look:
             """Some of the support images, each conditioned on all the others."""
-            images = condition.support[rows].repeat_interleave(draws, dim=0)
+            images = targets[rows].repeat_interleave(draws, dim=0)
             mine = {name: value.unflatten(0, (-1, draws))[rows].flatten(0, 1) for name, value in draw.items()}
             return Look(phi, Condition(condition.support, condition.members[rows]), images, mine)
 
@@ -123,12 +128,13 @@ def adapt(
 ) -> Iterator[Step]:
     """Adapt ``parameters [P]`` to ``support [K, C, H, W]``; yields the start and then each of ``steps`` steps.
 
-    Each step takes the mean loss over ``K * draws`` noisy copies of the support images, each conditioned on the
-    *other* support images or some of them (``withheld``), and hands its gradient to the policy. A policy may ask
-    for the gradients of two halves of the support set apart: how far they agree says how much of what they ask for
-    is of the class and how much of the single image. Both halves share one draw of noise, so that their mean is the
-    gradient of the whole set. A policy that solves for the parameters gets the images instead. Once a policy has
-    finished, the parameters stay and nothing more is computed. ``parameters`` is not changed.
+    Each step takes the mean loss over ``K * draws`` noisy copies of the support images, moved where the problem asks
+    for it (``relocate``), each conditioned on the *other* support images or some of them (``withheld``), and hands its
+    gradient to the policy. A policy may ask for the gradients of two halves of the support set apart: how far they
+    agree says how much of what they ask for is of the class and how much of the single image. Both halves share one
+    draw of noise, so that their mean is the gradient of the whole set. A policy that solves for the parameters gets the
+    images instead. Once a policy has finished, the parameters stay and nothing more is computed. ``parameters`` is not
+    changed.
     """
     for [step] in adapt_all(problem, [parameters], [support], policy, [run], steps, [rng]):
         yield step

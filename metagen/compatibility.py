@@ -7,7 +7,9 @@ from typing import Any
 from metagen.algorithms.estimator import Needs
 
 
-def refusal(estimator: Any, family: Any, policy: Any, proximal: float = 0.0, subset: bool = False) -> str | None:
+def refusal(
+    estimator: Any, family: Any, policy: Any, proximal: float = 0.0, subset: bool = False, relocate: bool = False
+) -> str | None:
     """Why the classes cannot work together, in one line that says what to do; None if they can.
 
     A class of a user's own that states no needs and no limits is taken to fit.
@@ -19,6 +21,8 @@ def refusal(estimator: Any, family: Any, policy: Any, proximal: float = 0.0, sub
         return "the policy solves for the last layer, and the family's loss is not least squares in it: use another"
     if solves and (proximal or subset):
         return "the policy solves for the last layer: policy.adapt and policy.proximal are of no use, leave them out"
+    if solves and relocate:
+        return "the policy solves for the last layer, on the images as they are: leave episode.relocate out"
     if needs.solver and not solves:
         return "adapts in closed form: use policy ridge"
     if needs.gradient_steps and solves:

@@ -57,6 +57,9 @@ class EpisodeConfig(Strict):
     withheld: int = Field(1, ge=1, le=1000)
     """Support images that an inner step does not show to the one that it draws: itself, and beyond 1 others at random,
     anew at every step. One at least is always shown."""
+    relocate: bool = False
+    """Whether an inner step draws each support image at a place on its canvas that is as likely as its own, by those of
+    all of them (``tasks/positions.py``). Changes nothing where drawings all lie alike, or fill their canvas."""
 
 
 class PhaseConfig(Strict):
@@ -223,7 +226,7 @@ class RunConfig(Strict):
                 check_whole("estimator", phase.estimator, estimator)
                 options = options_of(f"estimator {phase.estimator}", estimator, phase.options)
                 subset = self.policy.adapt != ALL
-                reason = refusal(estimator, family, policy, self.policy.proximal, subset)
+                reason = refusal(estimator, family, policy, self.policy.proximal, subset, self.episode.relocate)
                 if reason := reason or unseen(estimator, options, chosen):
                     parts = f"policy {self.policy.name} and family {self.generator.family}"
                     raise UserError(f"estimator {phase.estimator} with {parts}: {reason}")

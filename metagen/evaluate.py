@@ -56,8 +56,9 @@ class Method:
                 yield step.taken, step.parameters
 
     def with_adam(self, step_size: float) -> Method:
-        """The same starting point, fine-tuned by Adam at one step size: all parameters, tied to nothing."""
-        problem = replace(self.problem, adapted=None, proximal=0.0)
+        """The same starting point, fine-tuned by Adam at one step size: all parameters, tied to nothing, on the images
+        as they are."""
+        problem = replace(self.problem, adapted=None, proximal=0.0, relocate=False)
         return Method(problem, self.theta, Fixed(FixedOptions(rule="adam", step_size=step_size)), torch.zeros(0))
 
 

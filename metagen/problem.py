@@ -57,6 +57,8 @@ class Problem:
     """Sorts tasks into categories, for policies to choose by; None for none."""
     withheld: int = 1
     """Support images that an inner step withholds from each target: itself, and beyond 1 others at random."""
+    relocate: bool = False
+    """Whether an inner step moves each target to a place as likely as its own (``tasks/positions.py``)."""
     shots: int = 1
     """Support images that a learned policy was trained at; 1 where their number makes no difference to it."""
     exact: bool = True

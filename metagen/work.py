@@ -83,6 +83,7 @@ def build_problem(config: RunConfig) -> Problem:
         proximal=config.policy.proximal,
         sorter=sorter,
         withheld=config.episode.withheld,
+        relocate=config.episode.relocate,
         shots=config.episode.shots if config.generator.architecture.set_conditioning != "none" else 1,
         together=together,
     )

@@ -75,6 +75,10 @@ def test_the_table_of_families_is_what_the_code_accepts() -> None:
             "policy.adapt and policy.proximal are of no use, leave them out",
         ),
         (
+            ["policy={name: ridge}", "phases.1={estimator: closed-form}", "episode.relocate=true"],
+            "on the images as they are: leave episode.relocate out",
+        ),
+        (
             ["policy={name: ridge, adapt: ['out.*']}", "phases.1={estimator: closed-form}"],
             "policy.adapt and policy.proximal are of no use, leave them out",
         ),

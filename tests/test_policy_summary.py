@@ -12,6 +12,8 @@ import pytest
 DOMAINS, SEEDS, CLASSES = ("near", "far"), (0, 1), 30
 SIZES = {"small": {"near": 0.02, "far": 0.03}, "large": {"near": -0.04, "far": 0.08}}
 """What each fixed method gains after all 20 steps."""
+MOVED = {"small:relocated": {"near": 0.02, "far": 0.05}, "large:relocated": {"near": -0.04, "far": 0.09}}
+"""The same where drawings are relocated."""
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +39,7 @@ def _found(module: Any, gains: dict[str, dict[str, float]], seed: int) -> dict[A
 
 
 def _summary(module: Any, arm: dict[str, float]) -> dict[str, Any]:
-    tuning, test = _found(module, SIZES, 0), _found(module, {**SIZES, "arm": arm}, 1)
+    tuning, test = _found(module, SIZES | MOVED, 0), _found(module, {**SIZES, **MOVED, "arm": arm}, 1)
     found: dict[str, Any] = module.summary(tuning, ["arm"], SEEDS, DOMAINS, test)
     return found
 
@@ -45,10 +47,11 @@ def _summary(module: Any, arm: dict[str, float]) -> dict[str, Any]:
 def test_fixed_choices_are_the_best_on_validation_classes(module: Any) -> None:
     """Large steps ruin the near set: small ones are the best single choice, and each set has its own best."""
     choices = _summary(module, {"near": 0, "far": 0})["choices"]
-    best = {(c["for"], c["budget"]): (c["method"], c["steps"]) for c in choices["0"]}
-    assert best["all", 20] == ("small", 20)
-    assert best["near", 10] == ("small", 10)
-    assert best["far", 5] == ("large", 5)
+    for end in ("", module.RELOCATED):
+        best = {(c["for"], c["budget"]): (c["method"], c["steps"]) for c in choices["0"] if c["relocated"] == bool(end)}
+        assert best["all", 20] == (f"small{end}", 20)
+        assert best["near", 10] == (f"small{end}", 10)
+        assert best["far", 5] == (f"large{end}", 5)
 
 
 @pytest.mark.parametrize(
@@ -65,15 +68,17 @@ def test_the_verdict_says_whether_both_figures_are_reached(
     found = _summary(module, arm)
     verdict = found["verdicts"]["arm"]
     assert (verdict["a"], verdict["b"]) == (a, b)
+    assert (verdict["relocated"]["a"], verdict["relocated"]["b"]) == (a, b)
     assert all(verdict["beats_single"].values()) == a
     assert all(
         entry["better_on"] == (["far"] if arm["far"] > 0.08 else []) for entry in verdict["against_oracle"].values()
     )
-    difference = found["methods"]["arm"]["minus_single"]["20"]
-    for domain in DOMAINS:
-        expected = SIZES["small"][domain] - arm[domain]
-        assert difference[domain]["mean"] == pytest.approx(expected, abs=2e-3)
-        assert difference[domain]["low"] <= difference[domain]["mean"] <= difference[domain]["high"]
+    row = found["methods"]["arm"]
+    for key, choice in (("minus_single", SIZES["small"]), ("minus_single_relocated", MOVED["small:relocated"])):
+        difference = row[key]["20"]
+        for domain in DOMAINS:
+            assert difference[domain]["mean"] == pytest.approx(choice[domain] - arm[domain], abs=2e-3)
+            assert difference[domain]["low"] <= difference[domain]["mean"] <= difference[domain]["high"]
     assert difference["all"]["mean"] == pytest.approx(np.mean([difference[d]["mean"] for d in DOMAINS]))
 
 
