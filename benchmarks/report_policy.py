@@ -8,7 +8,12 @@ from report_evidence import result
 
 from launch.benchmarks.markdown import spread, table
 
-NAMES = {"single": "best single fixed choice", "oracle": "best fixed for each"}
+NAMES = {
+    "single": "best single fixed choice",
+    "oracle": "best fixed for each",
+    "single relocated": "best single fixed choice, relocated",
+    "oracle relocated": "best fixed for each, relocated",
+}
 
 
 def _cell(entry: dict[str, float]) -> str:
@@ -37,9 +42,11 @@ def policies() -> str:
             cells = [f"{1e4 * gain[domain]['mean']:+.1f}" for domain in domains]
             cells += [_cell(row[key][budget]["all"]) for key in ("minus_single", "minus_oracle")]
             rows.append([NAMES.get(name, name), budget, *cells])
-    for budget, against in values["methods"]["recipe"]["minus_oracle"].items():
-        cells = [_cell(against[domain]) for domain in domains]
-        rows.append(["*recipe* minus *best fixed for each*", budget, *cells, "", ""])
+    for other in ("oracle", "oracle relocated"):
+        key = f"minus_{other}".replace(" ", "_")
+        for budget, against in values["methods"]["recipe"][key].items():
+            cells = [_cell(against[domain]) for domain in domains]
+            rows.append([f"*recipe* minus *{NAMES[other]}*", budget, *cells, "", ""])
     return _titled(values, "policy") + table(head, rows)
 
 
