@@ -48,7 +48,7 @@ GRID = {
 }
 """Rules and step sizes that fixed choices are tuned over, each at every one of ``STEPS``."""
 GRID_RELOCATED = {"adam": (3e-5, 1e-4, 3e-4), "sign": (1e-5, 3e-5), "muon": (3e-4,)}
-"""The same where they relocate drawings, without what is chosen nowhere."""
+"""The same where they relocate drawings, fewer of them."""
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from policy_summary import AGAINST
 from report_evidence import result
 
 from launch.benchmarks.markdown import spread, table
@@ -42,11 +43,10 @@ def policies() -> str:
             cells = [f"{1e4 * gain[domain]['mean']:+.1f}" for domain in domains]
             cells += [_cell(row[key][budget]["all"]) for key in ("minus_single", "minus_oracle")]
             rows.append([NAMES.get(name, name), budget, *cells])
-    for other in ("oracle", "oracle relocated"):
-        key = f"minus_{other}".replace(" ", "_")
+    for key in ("minus_oracle", "minus_oracle_relocated"):
         for budget, against in values["methods"]["recipe"][key].items():
             cells = [_cell(against[domain]) for domain in domains]
-            rows.append([f"*recipe* minus *{NAMES[other]}*", budget, *cells, "", ""])
+            rows.append([f"*recipe* minus *{NAMES[AGAINST[key]]}*", budget, *cells, "", ""])
     return _titled(values, "policy") + table(head, rows)
 
 

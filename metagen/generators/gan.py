@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -19,7 +18,7 @@ from metagen.generators.gan_network import Players
 from metagen.generators.network import Features, compute_dtype, context_of, pool, prepared, wide
 from metagen.metrics.energy import energy_score
 from metagen.strict import Strict
-from metagen.tasks.augment import AugmentConfig, altered_by, amounts
+from metagen.tasks.augment import AugmentConfig, altered_by, amounts, translated
 
 SCORED = 8
 """Generated images that a score is taken over."""
@@ -150,7 +149,7 @@ class Gan(Family):
 
     def _shown(self, images: Tensor, draw: Draw) -> Tensor:
         """What the critic sees of ``images [B, C, H, W]``: the same draw alters real and generated ones alike."""
-        images = _shifted(images, draw["shift"])
+        images = translated(images, draw["shift"])
         return altered_by(images, draw) if self.options.augment.on else images
 
     def _generated(self, network: Players, condition: Condition, latent: Tensor) -> Tensor:
@@ -178,16 +177,3 @@ class Gan(Family):
             return module
         weights = {name: rate * value for name, value in module.named_parameters()}
         return lambda *arguments: functional_call(module, weights, arguments)
-
-
-def _shifted(images: Tensor, shift: Tensor) -> Tensor:
-    """``images [B, C, H, W]`` moved by ``shift [B, 2]`` pixels down and right; what comes in is background (-1)."""
-    reach = int(shift.abs().max())
-    if not reach:
-        return images
-    H, W = images.shape[-2:]
-    padded = F.pad(images, (reach,) * 4, value=-1.0)
-    rows = reach - shift[:, :1] + torch.arange(H, device=images.device)
-    columns = reach - shift[:, 1:] + torch.arange(W, device=images.device)
-    which = torch.arange(len(images), device=images.device)
-    return padded[which[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)

@@ -84,6 +84,27 @@ def resampled(images: Tensor, grid: Tensor) -> Tensor:
     return F.grid_sample(images + 1, grid, align_corners=False) - 1
 
 
+def translated(images: Tensor, by: Tensor, ground: Tensor | float = -1.0) -> Tensor:
+    """``images [N, C, H, W]``, each moved ``by [N, 2]`` whole pixels down and to the right.
+
+    What comes in is ``ground``, background unless it is given; ``[N, C, 1, 1]`` for a colour an image.
+    """
+    if not by.any():
+        return images
+    (rows, vertically), (columns, across) = (_sources(n, by[:, i]) for i, n in enumerate(images.shape[-2:]))
+    each = torch.arange(len(images), device=images.device)[:, None, None]
+    found = images[each, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    inside = (vertically[:, :, None] & across[:, None, :])[:, None]
+    return torch.where(inside, found, ground)
+
+
+def _sources(length: int, by: Tensor) -> tuple[Tensor, Tensor]:
+    """Which of ``length`` lines each comes from where they move ``by [N]``, ``[N, length]``; whether it is one of
+    them."""
+    lines = torch.arange(length, device=by.device) - by[:, None]
+    return lines.clamp(0, length - 1), (lines >= 0) & (lines < length)
+
+
 def thickened(images: Tensor, share: Tensor) -> Tensor:
     """Bolder (above 0) or thinner strokes, by a ``share [N or 1, 1, 1, 1]`` of one pixel of dilation or erosion."""
     return torch.lerp(images, torch.where(share > 0, dilated(images), eroded(images)), share.abs())

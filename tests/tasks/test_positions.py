@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from metagen import work
@@ -69,6 +70,26 @@ def test_places_are_drawn_as_the_set_has_them() -> None:
 def test_what_has_nowhere_else_to_be_is_left_as_it_is(images: Tensor) -> None:
     positions, rng = Positions.of(images), torch_generator("positions")
     assert all(torch.equal(positions.drawn_again(rng), images) for _ in range(20))
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_photographs_are_left_as_they_are(number: int) -> None:
+    from sklearn.datasets import load_sample_images
+
+    photograph = torch.tensor(load_sample_images().images[number]).permute(2, 0, 1)[None].float()
+    whole = F.interpolate(photograph, size=(32, 32), mode="area")
+    parts = F.interpolate(photograph, size=(64, 64), mode="area").unfold(2, 32, 32).unfold(3, 32, 32)
+    tiles = torch.cat([whole, parts.permute(0, 2, 3, 1, 4, 5).flatten(0, 2)]) / 127.5 - 1
+    positions, rng = Positions.of(tiles), torch_generator("photographs")
+    assert all(torch.equal(positions.drawn_again(rng), tiles) for _ in range(20))
+
+
+def test_drawings_on_grainy_paper_are_moved() -> None:
+    images = _strokes([(2, 2), (9, 9), (5, 3)], ground=1.0)
+    grain = 0.03 * torch.randn(images.shape, generator=torch_generator("grain"))
+    positions = Positions.of(images + grain)
+    assert positions.first.tolist() == [[2, 2], [9, 9], [5, 3]]
+    assert not torch.equal(positions.drawn_again(torch_generator("paper")), images + grain)
 
 
 def test_inner_steps_move_their_targets_alone_and_only_if_asked(tiny_config: Any) -> None:
